@@ -1,0 +1,1 @@
+"""cxr: MLflow-tracked experiments for chest X-ray classification."""

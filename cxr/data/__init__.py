@@ -1,0 +1,1 @@
+"""From NIH's files to batches: cohort, split, image store, loader."""

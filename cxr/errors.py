@@ -1,0 +1,17 @@
+"""What a user got wrong, told apart from what we got wrong.
+
+Every message names the value, the place it came from and what was expected. Entry points print an
+InputError as one paragraph without a traceback; any other exception is a bug and keeps its traceback.
+"""
+
+from collections.abc import Sequence
+
+
+class InputError(ValueError):
+    """A file, value or run that a user gave and that cannot be used as it is."""
+
+
+def first_ten(items: Sequence[object]) -> str:
+    """All problems of one kind in one message: the first ten, and how many there are."""
+    shown = ", ".join(str(item) for item in items[:10])
+    return shown if len(items) <= 10 else f"{shown}, ... ({len(items):,} in all)"

@@ -1,0 +1,39 @@
+"""Which of two models stands better: a pure decision over what their versions say of themselves."""
+
+from dataclasses import dataclass
+
+_RANK = {"phantom": 0, "sample": 1, "official": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A version as the decision sees it: its data's scope, its split, and its validation macro_14."""
+
+    version: str
+    scope: str  # phantom | sample | official
+    split_digest: str
+    val_macro_14: float | None
+
+
+def takes_over(candidate: Standing, champion: Standing | None) -> tuple[bool, str]:
+    """Whether the candidate becomes champion, and the reason in a sentence.
+
+    Validation decides, never test. Two values are compared only on the same split; a version trained
+    on NIH's official lists takes the place of one trained on a sample of them, never the reverse.
+    """
+    if champion is None:
+        return True, "there was no champion"
+    if champion.version == candidate.version:
+        return True, "it is the champion already"
+    if _RANK[candidate.scope] != _RANK[champion.scope]:
+        better = _RANK[candidate.scope] > _RANK[champion.scope]
+        return better, f"it was trained on {candidate.scope} data, the champion on {champion.scope} data"
+    if candidate.split_digest != champion.split_digest:
+        return False, f"its split differs from that of champion version {champion.version}: not comparable"
+    if candidate.val_macro_14 is None or champion.val_macro_14 is None:
+        return False, "a validation macro_14 is undefined: not comparable"
+    better = candidate.val_macro_14 > champion.val_macro_14
+    return better, (
+        f"its validation macro_14 {candidate.val_macro_14:.4f} is {'above' if better else 'not above'} "
+        f"{champion.val_macro_14:.4f} of champion version {champion.version}"
+    )

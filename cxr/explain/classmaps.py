@@ -1,0 +1,129 @@
+"""Class-averaged maps: mean and standard deviation over all images of a class.
+
+`mean_relu` is the paper's average (ReLU per image, then the mean over images); `mean_signed` keeps the
+evidence against the class. Maps are scaled up to the image first (bilinear, align_corners=False), so
+that the standard deviation is that of the pictures a reader sees, and are never scaled per image: a
+map twice as strong counts twice as much. Sums run in float64; memory does not grow with the images.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cxr.data.loader import batches
+from cxr.data.store import Store
+from cxr.explain.gradcam import signed_maps
+
+_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMap:
+    """What all images of one class average to. Maps [H, W] float32 in logit units."""
+
+    images: int
+    patients: int
+    zero_maps: int  # images whose map has no positive value: they stay in the mean
+    mean_image: np.ndarray  # [H, W] uint8
+    mean_relu: np.ndarray
+    sd_relu: np.ndarray  # NaN where images < 2
+    mean_signed: np.ndarray
+    sd_signed: np.ndarray
+
+
+class ClassMean:
+    """Running sums over the images of one class."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.patients: set[int] = set()
+        self.images = 0
+        self.zero_maps = 0
+        self.pixels = np.zeros((size, size))  # float64, like the sums below
+        self.sums = {name: np.zeros((2, size, size)) for name in ("relu", "signed")}  # of x and of x squared
+
+    def add(self, pixels: np.ndarray, maps: torch.Tensor, patients: np.ndarray) -> None:
+        """Add images: pixels [N, H, W] uint8, signed maps [N, h, w], patient numbers [N]."""
+        self.images += len(maps)
+        self.zero_maps += int((maps.flatten(1).amax(dim=1) <= 0).sum())
+        self.patients.update(int(patient) for patient in patients)
+        self.pixels += pixels.sum(axis=0, dtype=np.float64)
+        for name, part in (("relu", maps.clamp(min=0)), ("signed", maps)):
+            large = upsample(part, self.size).astype(np.float64)
+            self.sums[name] += np.stack([large.sum(axis=0), np.square(large).sum(axis=0)])
+
+    def result(self) -> ClassMap:
+        """The averages so far; needs at least one image."""
+        assert self.images, "no image was added"
+        mean_relu, sd_relu = self._moments("relu")
+        mean_signed, sd_signed = self._moments("signed")
+        return ClassMap(
+            images=self.images,
+            patients=len(self.patients),
+            zero_maps=self.zero_maps,
+            mean_image=np.round(self.pixels / self.images).astype(np.uint8),
+            mean_relu=mean_relu,
+            sd_relu=sd_relu,
+            mean_signed=mean_signed,
+            sd_signed=sd_signed,
+        )
+
+    def _moments(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        total, squares = self.sums[name]
+        mean = total / self.images
+        if self.images < 2:
+            return mean.astype(np.float32), np.full_like(mean, np.nan, dtype=np.float32)
+        variance = np.maximum(squares - self.images * mean**2, 0.0) / (self.images - 1)
+        return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+
+def upsample(maps: torch.Tensor, size: int) -> np.ndarray:
+    """Maps [N, h, w] -> [N, size, size] float32, bilinear, align_corners=False."""
+    large = functional.interpolate(maps.unsqueeze(1), size=(size, size), mode="bilinear", align_corners=False)
+    return large.squeeze(1).numpy()
+
+
+def class_map(
+    network: nn.Module, layer: str, store: Store, images: pd.DataFrame, output: int, *, device: torch.device
+) -> ClassMap:
+    """Average the maps of one output over images: rows of a cohort or scores table."""
+    size = store.pixels.shape[1]
+    rows = store.rows_of(images["image"].tolist())
+    patients = images["patient_id"].to_numpy()
+    mean = ClassMean(size)
+    for positions, batch in batches(store, rows, batch_size=_BATCH, device=device):
+        here = positions.numpy()
+        maps = signed_maps(network, layer, batch, torch.full((len(here),), output))
+        mean.add(store.pixels[rows[here]], maps, patients[here])
+    return mean.result()
+
+
+def summary(maps: dict[str, ClassMap]) -> pd.DataFrame:
+    """One row a finding: images, patients, zero maps, and where the mean map is strongest."""
+    rows = [
+        {
+            "images": one.images,
+            "patients": one.patients,
+            "zero_maps": one.zero_maps,
+            "peak_of_mean_relu": float(one.mean_relu.max()),
+        }
+        for one in maps.values()
+    ]
+    return pd.DataFrame(rows, index=pd.Index(list(maps), name="finding"))
+
+
+def metrics(maps: dict[str, ClassMap]) -> dict[str, float]:
+    """Counts as runs carry them: `explain/images/Edema`, `explain/zero_maps/Edema` ..."""
+    table = summary(maps)
+    columns = ("images", "patients", "zero_maps")
+    return {f"explain/{column}/{name}": float(table[column][name]) for column in columns for name in maps}
+
+
+def arrays(maps: dict[str, ClassMap]) -> dict[str, np.ndarray]:
+    """All arrays by `<finding>/<mean_relu | sd_relu | mean_signed | sd_signed | mean_image>`, for an .npz."""
+    names = ("mean_relu", "sd_relu", "mean_signed", "sd_signed", "mean_image")
+    return {f"{finding}/{name}": getattr(one, name) for finding, one in maps.items() for name in names}

@@ -1,0 +1,61 @@
+"""Single images and their maps: which ones are shown is decided by rule, never by hand."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from cxr.data.loader import batches
+from cxr.data.store import Store
+from cxr.explain.classmaps import upsample
+from cxr.explain.gradcam import signed_maps
+from cxr.findings import CLASSES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One positive image of a finding, why it is shown, its probability, and its map after ReLU."""
+
+    finding: str
+    rule: str
+    image: str
+    probability: float
+    pixels: np.ndarray  # [S, S] uint8
+    map: np.ndarray  # [S, S] float32 >= 0, logit units
+
+
+def choose(scores: pd.DataFrame, finding: str) -> dict[str, pd.Series]:
+    """The positive images of a finding with the highest, the median and the lowest logit, each once.
+
+    Rule -> row of the scores table; ties go to the image whose name comes first.
+    """
+    positive = scores[scores[finding] == 1]
+    ordered = positive.sort_values([f"logit_{finding}", "image"], ascending=[False, True])
+    places = {"highest score": 0, "median score": (len(ordered) - 1) // 2, "lowest score": len(ordered) - 1}
+    rules: dict[int, str] = {}
+    for rule, place in places.items() if len(ordered) else ():
+        rules.setdefault(place, rule)
+    return {rule: ordered.iloc[place] for place, rule in rules.items()}
+
+
+def explain(
+    network: nn.Module, layer: str, store: Store, scores: pd.DataFrame, finding: str, *, device: torch.device
+) -> list[Example]:
+    """The chosen images of a finding with their Grad-CAM maps."""
+    chosen = choose(scores, finding)
+    rows = store.rows_of([row["image"] for row in chosen.values()])
+    shown: list[Example] = []
+    for positions, images in batches(store, rows, batch_size=len(rows), device=device):
+        targets = torch.full((len(positions),), CLASSES.index(finding))
+        maps = upsample(signed_maps(network, layer, images, targets).clamp(min=0), store.pixels.shape[1])
+        for (rule, row), place, heat in zip(chosen.items(), rows, maps, strict=True):
+            probability = float(1.0 / (1.0 + np.exp(-float(row[f"logit_{finding}"]))))
+            shown.append(
+                Example(
+                    finding=finding, rule=rule, image=str(row["image"]), probability=probability,
+                    pixels=store.pixels[place], map=heat,
+                )
+            )  # fmt: skip
+    return shown

@@ -1,0 +1,82 @@
+"""torchvision's ResNets with 15 outputs, one logit a class.
+
+The paper's network is ResNet-50 (He et al., CVPR 2016, https://arxiv.org/abs/1512.03385) with random
+initial weights and its 1000-way layer replaced by one of 15 outputs: 23,538,767 parameters.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torchvision.models import ResNet, resnet18, resnet34, resnet50
+
+from cxr.errors import InputError
+from cxr.findings import CLASSES
+
+ARCHS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}
+
+
+def build(arch: str, *, seed: int) -> ResNet:
+    """A network with random weights drawn from `seed`: float32 [N, 3, H, W] -> logits [N, 15]."""
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        torch.manual_seed(seed)
+        network: ResNet = ARCHS[arch](weights=None, num_classes=len(CLASSES))
+    return network
+
+
+def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], origin: str) -> None:
+    """Put weights into a network, strictly: a missing, extra or misshapen tensor is an InputError."""
+    try:
+        network.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"{origin}: these are not this network's weights ({error}).") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a weights file says of its network: enough to build it and to feed it."""
+
+    arch: str
+    image_size: int  # pixels a side
+
+
+def save_network(path: Path, weights: dict[str, torch.Tensor], spec: Spec) -> None:
+    """Write weights as safetensors, with the spec and the class names in the file's header."""
+    header = {"arch": spec.arch, "image_size": str(spec.image_size), "classes": json.dumps(CLASSES)}
+    save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, path, metadata=header)
+
+
+def open_network(path: Path, *, device: str | torch.device = "cpu") -> tuple[ResNet, Spec]:
+    """Read a weights file: the network on the device, in eval mode, and its spec.
+
+    Raises InputError for a file that is not a whole safetensors file of this project.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        weights = load_file(path)
+        spec = Spec(arch=header["arch"], image_size=int(header["image_size"]))
+        classes = tuple(json.loads(header["classes"]))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: not a weights file of this project ({error!r}).") from error
+    if spec.arch not in ARCHS or classes != CLASSES:
+        raise InputError(
+            f"{path}: {spec.arch} with outputs {classes}; expected one of {list(ARCHS)} with {CLASSES}."
+        )
+    network = build(spec.arch, seed=0)
+    load_weights(network, weights, str(path))
+    return network.to(torch.device(device)).eval(), spec
+
+
+def weights_digest(weights: dict[str, torch.Tensor]) -> str:
+    """16 hexadecimal digits over names and values of all tensors."""
+    state = hashlib.sha256()
+    for name in sorted(weights):
+        state.update(name.encode())
+        state.update(weights[name].cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()[:16]

@@ -1,0 +1,116 @@
+"""The model registry: versions of the trained network, their tags and aliases."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+from cxr.errors import InputError
+from cxr.evaluation.compare import Standing
+from cxr.findings import CLASSES
+
+
+@dataclass(frozen=True)
+class Aliases:
+    """The newest version that went through all stages, and the best one."""
+
+    candidate: str
+    champion: str
+
+
+ALIASES = Aliases("candidate", "champion")
+PHANTOM_ALIASES = Aliases("candidate-phantom", "champion-phantom")
+
+# What a version needs to load and predict, beside the code and weights that it carries.
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision", "tqdm")
+# The train run's tags that its version carries, so that a version says what it is without its run.
+VERSION_TAGS = (
+    "arch", "recipe", "image_size", "dataset", "scope", "data_digest", "images_digest", "split_digest",
+    "split_run", "git_commit", "best_by", "best_epoch", "val_macro_14", "weights_digest",
+)  # fmt: skip
+_SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec("binary", "image")]),
+    outputs=Schema([ColSpec("double", name) for name in CLASSES]),
+)
+
+
+def log_model(weights: Path, example: bytes, *, step: int, tags: dict[str, str]) -> str:
+    """Log a weights file as an MLflow model of the active run; `example` is an encoded image. Its URI."""
+    package = Path(__file__).parent
+    logged = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(package / "pyfunc_model.py"),
+        artifacts={"weights": str(weights)},
+        code_paths=[str(package)],
+        signature=_SIGNATURE,
+        input_example=pd.DataFrame({"image": [example]}),
+        # the local label of a wheel (+cu130) is in no registry
+        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in _REQUIREMENTS],
+        tags=tags,
+        step=step,
+    )
+    uri: str = logged.model_uri
+    return uri
+
+
+def ensure_version(name: str, model_uri: str, run_id: str, tags: dict[str, str]) -> str:
+    """The version of `name` that this train run created, created now if there is none."""
+    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    if found:
+        return str(min(int(version.version) for version in found))
+    return str(mlflow.register_model(model_uri, name, tags=tags).version)
+
+
+def resolve(uri: str) -> ModelVersion:
+    """The version behind `models:/<name>/<version>` or `models:/<name>@<alias>`.
+
+    Raises InputError for another form, or where there is no such model, version or alias.
+    """
+    name, slash, number = uri.removeprefix("models:/").partition("/")
+    client = mlflow.MlflowClient()
+    try:
+        if slash:
+            return client.get_model_version(name, number)
+        name, at, alias = name.partition("@")
+        if at:
+            return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        raise InputError(f"model={uri}: {error.message}") from error
+    raise InputError(f"model={uri}: expected models:/NAME/VERSION or models:/NAME@ALIAS.")
+
+
+def holder(name: str, alias: str) -> ModelVersion | None:
+    """The version that carries an alias, if any does."""
+    try:
+        return mlflow.MlflowClient().get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def set_alias(name: str, alias: str, version: str) -> None:
+    """Move an alias to a version."""
+    mlflow.MlflowClient().set_registered_model_alias(name, alias, version)
+
+
+def describe(name: str, version: str, text: str) -> None:
+    """Set a version's description."""
+    mlflow.MlflowClient().update_model_version(name, version, text)
+
+
+def standing(version: ModelVersion) -> Standing:
+    """What the promotion decision needs to know of a version, from its tags."""
+    macro = version.tags.get("val_macro_14", "")
+    return Standing(
+        version=str(version.version),
+        scope=version.tags["scope"],
+        split_digest=version.tags["split_digest"],
+        val_macro_14=float(macro) if macro else None,
+    )

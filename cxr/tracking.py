@@ -1,0 +1,254 @@
+"""Runs on the MLflow tracking server: fingerprints, start and end of a stage's run, reading upstream runs.
+
+MLflow's own calls (`mlflow.log_metrics`, `mlflow.log_figure` ...) stay as they are in the entry points;
+here is what is more than one call.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+
+from cxr.errors import InputError
+
+_ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a stage's result depends on, and nothing else: its fingerprint names the result."""
+
+    name: str
+    config: Mapping[str, object]  # resolved values; not where files lie or which device computes
+    data_digest: str  # of the tables or files that the stage itself reads from disk
+    upstream: tuple[str, ...] = ()  # run ids
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over configuration, upstream runs, data and code."""
+        parts = [self.name, dict(self.config), self.upstream, self.data_digest, code_digest()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def connect() -> None:
+    """Make sure that the tracking server answers, before anything is computed for it.
+
+    MLflow itself tries for four minutes; a server that is not there is said at once.
+    """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # its notices would drown the stages' own lines
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    uri = mlflow.get_tracking_uri()
+    if not uri.startswith("http"):
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=20):
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answered; a proxy may well refuse /health
+    except OSError as error:
+        raise InputError(f"MLFLOW_TRACKING_URI={uri}: no tracking server answers there ({error}).") from error
+
+
+def finished(stage: Stage) -> str | None:
+    """The newest FINISHED run of the active experiment with this stage's fingerprint."""
+    runs = mlflow.search_runs(
+        filter_string=f"tags.fingerprint = '{stage.fingerprint}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+        output_format="list",
+    )
+    return runs[0].info.run_id if runs else None
+
+
+@contextmanager
+def run(stage: Stage, *, title: str, adopt: bool = False, system_metrics: bool = False) -> Iterator[str]:
+    """A run for a stage, nested where one is active already; yields its id.
+
+    `adopt` takes the run that `mlflow run` has opened for this command. The run ends FINISHED, or
+    FAILED or KILLED with the reason as the tag `failure`.
+    """
+    opened = os.environ.pop("MLFLOW_RUN_ID", None)
+    if opened and not adopt:
+        handle = mlflow.start_run(nested=True, run_name=title, log_system_metrics=system_metrics)
+        os.environ["MLFLOW_RUN_ID"] = opened  # left for the stage that it belongs to
+    else:
+        handle = mlflow.start_run(opened, nested=True, run_name=title, log_system_metrics=system_metrics)
+    run_id: str = handle.info.run_id
+    try:
+        _describe(stage)
+        yield run_id
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        mark_failed(run_id, "interrupted" if interrupted else str(error) or repr(error))
+        mlflow.end_run("KILLED" if interrupted else "FAILED")
+        raise
+    # the fingerprint comes last: a run that carries it is whole
+    mlflow.set_tag("fingerprint", stage.fingerprint)
+    mlflow.end_run("FINISHED")
+
+
+def mark_failed(run_id: str, reason: str) -> None:
+    """Put the reason on a run as the tag `failure`."""
+    mlflow.MlflowClient().set_tag(run_id, "failure", reason[:5000])
+
+
+def fail_opened_run(reason: str) -> None:
+    """End the run that `mlflow run` opened, if our code never got to it."""
+    opened = os.environ.pop("MLFLOW_RUN_ID", None)
+    if opened:
+        mark_failed(opened, reason)
+        mlflow.MlflowClient().set_terminated(opened, "FAILED")
+
+
+def point_opened_run(to: str) -> None:
+    """End the run that `mlflow run` opened as a pointer to the finished run that is reused."""
+    opened = os.environ.pop("MLFLOW_RUN_ID", None)
+    if opened:
+        client = mlflow.MlflowClient()
+        original = client.get_run(to)
+        client.set_tag(opened, "reuses", to)
+        client.set_tag(opened, "mlflow.runName", f"reuses: {original.info.run_name}")
+        client.set_tag(
+            opened,
+            "mlflow.note.content",
+            f"Nothing was computed: run `{to}` has the same configuration, data, upstream run and code. "
+            "`-P fresh=true` runs it again.",
+        )
+        client.set_terminated(opened, "FINISHED")
+
+
+def log_params(config: Mapping[str, object]) -> None:
+    """Log resolved values as `config.<name>`: `mlflow run` has taken the bare names, as they were typed."""
+    mlflow.log_params({f"config.{key}": value for key, value in config.items()})
+    mlflow.log_dict(dict(config), "config.json")
+
+
+def log_frame(frame: pd.DataFrame, name: str) -> None:
+    """Log a table at the run's root: `name.parquet` whole, any other name as CSV and as a table of the UI."""
+    if name.endswith(".parquet"):
+        with tempfile.TemporaryDirectory() as folder:
+            frame.to_parquet(Path(folder, name), index=False)
+            mlflow.log_artifact(str(Path(folder, name)))
+        return
+    flat = frame.reset_index()
+    mlflow.log_text(flat.to_csv(index=False), f"{name}.csv")
+    mlflow.log_table(flat.astype(object).where(flat.notna(), None), f"{name}.json")
+
+
+def log_arrays(arrays: Mapping[str, np.ndarray], name: str) -> None:
+    """Log arrays as one compressed `.npz` at the run's root."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez_compressed(Path(folder, name), **arrays)  # type: ignore[arg-type]
+        mlflow.log_artifact(str(Path(folder, name)))
+
+
+def copy_artifacts(run_id: str, names: Sequence[str]) -> None:
+    """Log another run's artifacts (files, or its folder of image cards) on the active run, where it has them."""
+    there = {item.path for item in mlflow.MlflowClient().list_artifacts(run_id)}
+    for name in [name for name in names if name in there]:
+        path = artifact(run_id, name)
+        if path.is_dir():
+            mlflow.log_artifacts(str(path), name)
+            mlflow.set_tag(MLFLOW_LOGGED_IMAGES, True)  # else the UI does not look for image cards
+        else:
+            mlflow.log_artifact(str(path))
+
+
+def copy_params(run_id: str) -> None:
+    """Log another run's resolved values on the active run, but for those that it has."""
+    active = mlflow.active_run()
+    assert active is not None
+    own = mlflow.get_run(active.info.run_id).data.params
+    theirs = mlflow.get_run(run_id).data.params
+    mlflow.log_params({k: v for k, v in theirs.items() if k.startswith("config.") and k not in own})
+
+
+def address(run_id: str) -> str:
+    """Where a person finds a run: its page on the server, or the command that shows the local store."""
+    uri = mlflow.get_tracking_uri()
+    path = f"#/experiments/{mlflow.get_run(run_id).info.experiment_id}/runs/{run_id}"
+    if uri.startswith("http"):
+        return f"{uri.rstrip('/')}/{path}"
+    return f"run {run_id}; to see it: mlflow ui --backend-store-uri {uri}, then http://localhost:5000/{path}"
+
+
+def describe_run(text: str, table: pd.DataFrame | None = None) -> None:
+    """Set the run's description: text, and a table under it, as the UI renders Markdown."""
+    lines = [text]
+    if table is not None:
+        names = [str(table.index.name or ""), *map(str, table.columns)]
+        rows = [
+            [str(index), *map(str, row)] for index, row in zip(table.index, table.to_numpy(object), strict=True)
+        ]
+        lines += ["", *(f"| {' | '.join(cells)} |" for cells in [names, ["---"] * len(names), *rows])]
+    mlflow.set_tag("mlflow.note.content", "\n".join(lines))
+
+
+def stage_run(run_id: str, stage: str, parameter: str) -> Run:
+    """The finished run of a stage; follows a pointer to the run that it reuses.
+
+    Raises InputError, naming `parameter`, for a run that is not there, not finished or of another stage.
+    """
+    try:
+        found = mlflow.get_run(run_id)
+    except MlflowException as error:
+        raise InputError(
+            f"{parameter}={run_id}: there is no such run on {mlflow.get_tracking_uri()}. "
+            f"Expected the id of a finished {stage} run."
+        ) from error
+    if "reuses" in found.data.tags:
+        return stage_run(found.data.tags["reuses"], stage, parameter)
+    of = found.data.tags.get("stage", "no stage of this project")
+    if of != stage:
+        raise InputError(f"{parameter}={run_id}: that run is of {of}; expected a finished {stage} run.")
+    if found.info.status != "FINISHED":
+        raise InputError(f"{parameter}={run_id}: that {stage} run is {found.info.status}; expected FINISHED.")
+    return found
+
+
+def artifact(run_id: str, path: str) -> Path:
+    """Fetch an artifact (file or folder) of a run; the path on this machine."""
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
+    except (MlflowException, OSError) as error:
+        raise InputError(f"run {run_id}: its artifact {path} cannot be fetched ({error}).") from error
+
+
+def code_digest() -> str:
+    """16 hexadecimal digits over all Python files of `cxr/` and `entrypoints/`."""
+    state = hashlib.sha256()
+    for folder in ("cxr", "entrypoints"):
+        for path in sorted((_ROOT / folder).rglob("*.py")):
+            state.update(path.relative_to(_ROOT).as_posix().encode())
+            state.update(path.read_bytes())
+    return state.hexdigest()[:16]
+
+
+def git_commit() -> str:
+    """The commit of the working tree, `-dirty` behind it where files differ from it, or `unknown`."""
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def _describe(stage: Stage) -> None:
+    mlflow.set_tags({"stage": stage.name, "code_digest": code_digest(), "git_commit": git_commit()})
+    log_params(stage.config)

@@ -1,0 +1,1 @@
+"""Recipes, the objective and the loop that yields one record an epoch."""

@@ -1,0 +1,1 @@
+"""One click command for each MLproject entry point: read, call `cxr`, log."""

@@ -1,0 +1,52 @@
+"""The way into and out of every command: one clear paragraph for what a user got wrong, an honest exit code."""
+
+import os
+import signal
+import sys
+import textwrap
+from typing import NoReturn
+
+import click
+
+from cxr.errors import InputError
+
+
+def enter(command: click.Command, name: str) -> NoReturn:
+    """Run a click command as a program.
+
+    Exit codes: 0 done, 1 what was given cannot be used, 2 usage error, 130 interrupted. A run that
+    `mlflow run` has opened ends FAILED with the reason, even where our own code never got to it.
+    Anything unforeseen keeps its traceback.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        command.main(prog_name=name, standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        _fail_opened_run(error.format_message())
+        sys.exit(2)
+    except (InputError, FloatingPointError) as error:
+        print(f"\n{textwrap.fill(f'Error: {error}', 100, break_long_words=False)}", file=sys.stderr)
+        _fail_opened_run(str(error))
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        print("\nInterrupted.", file=sys.stderr)
+        _fail_opened_run("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        _fail_opened_run(f"{type(error).__name__}: {error}")
+        raise
+    sys.exit(0)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail_opened_run(reason: str) -> None:
+    if "MLFLOW_RUN_ID" in os.environ:
+        from cxr.tracking import fail_opened_run  # imports mlflow: four seconds
+
+        fail_opened_run(reason)

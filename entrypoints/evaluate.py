@@ -1,0 +1,82 @@
+"""Evaluate stage: model and split -> scores of validation and test, AUROC per class on test."""
+
+import click
+
+from entrypoints import options, split, train
+from entrypoints.door import enter
+from entrypoints.options import Common
+
+
+@click.command("evaluate", context_settings={"show_default": True})
+@options.common
+@options.model
+def main(common: Common, model: str) -> None:
+    """Score the validation and test images, save the scores, report AUROC per class on test."""
+    run(common, model=model)
+
+
+def run(common: Common, *, model: str = "", split_run: str = "") -> str:
+    """Make or find the evaluate run of a model on a split; its run id.
+
+    Without a split run: where a model and a data folder are given, that folder's test images are
+    scored, else those of the split that the model was trained on.
+    """
+    import mlflow
+    import pandas as pd
+
+    from cxr import device, figures, published, serving, tracking
+    from cxr.evaluation import metrics
+    from cxr.evaluation.predict import predict, scores_table
+    from cxr.findings import CLASSES, FINDINGS
+    from entrypoints import upstream
+
+    tracking.connect()
+    where = device.choose(common.device)
+    trained = upstream.read_model(model or train.run(common.for_upstream()))
+    if not split_run:
+        elsewhere = bool(model) and common.data != "auto"
+        split_run = split.run(common.for_upstream()) if elsewhere else trained.tags["split_run"]
+    source = upstream.read_split(split_run, common)
+    stage = tracking.Stage(
+        name="evaluate",
+        config={"model": trained.model_id},
+        data_digest=source.images_digest(),
+        upstream=(trained.train_run, source.run_id),
+    )
+    if found := upstream.reuse(stage, common):
+        return found
+    network, spec = serving.load_network(trained.uri, device=where)
+    packed = source.open_store(common.store, spec.image_size)
+    title = f"evaluate {spec.arch} {spec.image_size}px on {source.tags['dataset']}"
+    with tracking.run(stage, title=title, adopt=common.command == "evaluate") as run_id:
+        mlflow.set_tags(
+            source.tags | {"split_run": source.run_id, "train_run": trained.train_run, "model_uri": trained.uri}
+        )
+        rows = pd.concat([source.rows("val"), source.rows("test")], ignore_index=True)
+        logits = predict(network, packed, packed.rows_of(rows["image"].tolist()), device=where)
+        scores = scores_table(rows, logits)
+        tracking.log_frame(scores, "scores.parquet")  # before anything is computed from it
+
+        table = metrics.per_class(scores[scores["split"] == "test"])
+        if source.tags["scope"] == "official":
+            table["paper"] = pd.Series(published.AHMED_2025_AUROC)
+        macro = metrics.macro(table, FINDINGS)
+        tested = upstream.log_rows(source.table, source.tags, source.folder, "test")
+        mlflow.log_metrics(metrics.flat(table, "test"), dataset=tested, model_id=trained.model_id)
+        tracking.log_frame(table, "table3_auroc")
+        classes = {"macro_14": macro.classes, "macro_15": metrics.macro(table, CLASSES).classes}
+        mlflow.log_dict({name: list(kept) for name, kept in classes.items()}, "macro_classes.json")
+        scope = upstream.scope_line(source)
+        mlflow.set_tags({"scope_line": scope, "headline": f"{macro.line}. {scope}"})
+        figure = figures.auroc(
+            table.rename(columns={"positive_patients": "patients"}).reset_index(),
+            macro=macro.value, macro_note=macro.note, subtitle=scope,
+        )  # fmt: skip
+        mlflow.log_figure(figure, "auroc.png")
+        tracking.describe_run(f"{macro.line}. {scope}", metrics.readable(table))
+    click.echo(f"evaluate: {macro.line}; run {run_id}")
+    return run_id
+
+
+if __name__ == "__main__":
+    enter(main, "evaluate")

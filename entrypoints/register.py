@@ -1,0 +1,67 @@
+"""Register stage: the version that training created -> its aliases, by a decision that is written down."""
+
+import click
+
+from entrypoints import evaluate, options
+from entrypoints.door import enter
+from entrypoints.options import Common
+from entrypoints.train import REGISTER_AS
+
+
+@click.command("register", context_settings={"show_default": True})
+@options.common
+@options.model
+@options.register_as
+def main(common: Common, model: str, register_as: str) -> None:
+    """Give a version the alias candidate, and champion where it is better than the one that has it."""
+    if not register_as:
+        raise click.BadParameter(
+            "it is empty; expected the name of a registered model.", param_hint="--register_as"
+        )
+    run(common, evaluate_run=evaluate.run(common.for_upstream(), model=model), register_as=register_as)
+
+
+def run(common: Common, *, evaluate_run: str, register_as: str = REGISTER_AS) -> str:
+    """Decide on the version of an evaluate run's model; the version.
+
+    Never reused: aliases move on under other runs, so each call looks again. Models of the phantom
+    have aliases of their own and never stand in the way of real ones.
+    """
+    import mlflow
+
+    from cxr import registry, tracking
+    from cxr.evaluation.compare import takes_over
+    from entrypoints import upstream
+
+    tracking.connect()
+    evaluated = tracking.stage_run(evaluate_run, "evaluate", "evaluate_run")
+    train_run = evaluated.data.tags["train_run"]
+    stage = tracking.Stage(
+        name="register",
+        config={"register_as": register_as},
+        data_digest=evaluated.data.tags["split_digest"],
+        upstream=(train_run, evaluate_run),
+    )
+    with tracking.run(stage, title="register", adopt=common.command == "register") as run_id:
+        version = upstream.ensure_registered(train_run, register_as)
+        assert version is not None
+        candidate = registry.resolve(f"models:/{register_as}/{version}")
+        phantom = candidate.tags["dataset"] == "phantom"
+        names = registry.PHANTOM_ALIASES if phantom else registry.ALIASES
+        holder = registry.holder(register_as, names.champion)
+        promoted, reason = takes_over(registry.standing(candidate), registry.standing(holder) if holder else None)
+        registry.set_alias(register_as, names.candidate, version)
+        if promoted:
+            registry.set_alias(register_as, names.champion, version)
+        decision = f"version {version} {'is' if promoted else 'does not become'} {names.champion}: {reason}"
+        measured = evaluated.data.tags["headline"]
+        registry.describe(register_as, version, f"{measured} At registration: {decision}.")
+        mlflow.set_tags({"version": version, "registered_model": register_as, "decision": decision})
+        mlflow.set_tags({"train_run": train_run, "evaluate_run": evaluate_run})
+        tracking.describe_run(f"models:/{register_as}/{version}: {decision}. {measured}")
+    click.echo(f"register: models:/{register_as}/{version}: {decision}; run {run_id}")
+    return version
+
+
+if __name__ == "__main__":
+    enter(main, "register")

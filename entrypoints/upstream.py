@@ -1,0 +1,163 @@
+"""What a stage reads before it works: folders, split runs, models, packed images, earlier results."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import mlflow
+import pandas as pd
+from mlflow.data.dataset import Dataset
+from mlflow.data.pandas_dataset import from_pandas
+from mlflow.data.sources import LocalArtifactDatasetSource
+
+from cxr import registry, tracking
+from cxr.data import cohort, phantom, store
+from cxr.errors import InputError, first_ten
+from cxr.findings import CLASSES
+from entrypoints.options import Common
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A finished split run: its table, and the folder where its images are on this machine."""
+
+    run_id: str
+    table: pd.DataFrame
+    folder: Path
+    tags: dict[str, str]  # dataset, scope, split_digest, data_digest: what every later run carries too
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether these are drawings."""
+        return self.tags["dataset"] == "phantom"
+
+    def rows(self, part: str) -> pd.DataFrame:
+        """The rows of train, val or test."""
+        return self.table[self.table["split"] == part].reset_index(drop=True)
+
+    def files(self) -> dict[str, Path]:
+        """The image files; InputError where one is missing."""
+        files = cohort.image_files(self.folder)
+        missing = [name for name in self.table["image"] if name not in files]
+        if missing:
+            raise InputError(
+                f"{len(missing):,} of {len(self.table):,} images of split run {self.run_id} are not in "
+                f"{self.folder}: {first_ten(missing)}. A split with images=present keeps those that are there."
+            )
+        return files
+
+    def images_digest(self) -> str:
+        """The digest of the image files, for fingerprints."""
+        return store.images_digest(self.table["image"].tolist(), self.files())
+
+    def open_store(self, root: Path, size: int) -> store.Store:
+        """The packed images, packed now if they are not yet."""
+        return store.open_or_pack(root, self.table["image"].tolist(), self.files(), size=size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A trained network: its URI, its MLflow model id, and the tags of the train run that made it."""
+
+    uri: str
+    model_id: str
+    train_run: str
+    tags: dict[str, str]
+
+
+def data_folder(common: Common) -> Path:
+    """The cohort's folder; the phantom is drawn first where this machine has none."""
+    if common.data in ("auto", "phantom"):
+        return phantom_folder(common.store)
+    return Path(common.data).expanduser().absolute()
+
+
+def phantom_folder(root: Path) -> Path:
+    """The drawn cohort in a cache folder, drawn now if it is not there; other drawing code, other folder."""
+    version = hashlib.sha256(Path(phantom.__file__).read_bytes()).hexdigest()[:8]
+    place = root / f"phantom-{version}"
+    if not place.is_dir():
+        click.echo(f"drawing the phantom cohort into {place}")
+        phantom.draw(place)
+    return place
+
+
+def reuse(stage: tracking.Stage, common: Common) -> str | None:
+    """The finished run that makes this stage's work needless, unless fresh=true."""
+    found = None if common.fresh else tracking.finished(stage)
+    if found:
+        click.echo(f"{stage.name}: reusing run {found}, same fingerprint (fresh=true runs it again)")
+        if common.command == stage.name:
+            tracking.point_opened_run(found)
+    return found
+
+
+def read_split(run_id: str, common: Common) -> Split:
+    """Fetch a split run's table; data=auto takes the folder that the run was made from."""
+    found = tracking.stage_run(run_id, "split", "split_run")
+    tags = found.data.tags
+    place = data_folder(common)
+    if common.data == "auto" and tags["dataset"] != "phantom":
+        place = Path(tags["data_folder"])
+        if not place.is_dir():
+            raise InputError(f"split run {run_id} was made from {place}, not on this machine: give data=FOLDER.")
+    return Split(
+        run_id=found.info.run_id,
+        table=pd.read_parquet(tracking.artifact(found.info.run_id, "cohort.parquet")),
+        folder=place,
+        tags={key: tags[key] for key in ("dataset", "scope", "split_digest", "data_digest")},
+    )
+
+
+def read_model(reference: str) -> Model:
+    """The model of a train run's id or of a registered version's URI."""
+    run_id, uri = reference, None
+    if reference.startswith("models:/"):
+        version = registry.resolve(reference)
+        run_id, uri = version.run_id or "", f"models:/{version.name}/{version.version}"
+        if "split_digest" not in version.tags:
+            raise InputError(f"model={reference}: that version was not made by this project's train stage.")
+    train = tracking.stage_run(run_id, "train", "model")
+    logged = train.data.tags["model_uri"]
+    return Model(
+        uri=uri or logged,
+        model_id=logged.removeprefix("models:/"),
+        train_run=train.info.run_id,
+        tags=dict(train.data.tags),
+    )
+
+
+def ensure_registered(train_run: str, name: str) -> str | None:
+    """Register a train run's model under a name unless it is; the version. An empty name registers nothing."""
+    if not name:
+        return None
+    tags = tracking.stage_run(train_run, "train", "model").data.tags
+    kept = {key: tags[key] for key in registry.VERSION_TAGS if key in tags} | {"train_run": train_run}
+    version = registry.ensure_version(name, tags["model_uri"], train_run, kept)
+    click.echo(f"train: registered as models:/{name}/{version}")
+    return version
+
+
+def scope_line(source: Split) -> str:
+    """What numbers on this split's test images can be compared with, in a sentence."""
+    test = source.rows("test")
+    size = f"{len(test):,} test images of {test['patient_id'].nunique():,} patients"
+    return {
+        "phantom": f"Drawn phantom, not X-rays ({size}): says nothing about real X-rays.",
+        "sample": f"A sample of NIH ChestX-ray14 ({size}): not comparable with published figures.",
+        "official": f"NIH ChestX-ray14, official test list ({size}).",
+    }[source.tags["scope"]]
+
+
+def log_rows(table: pd.DataFrame, tags: dict[str, str], folder: Path, part: str) -> Dataset:
+    """Note on the active run which rows of which data it used; the dataset, for linking metrics to it."""
+    rows = table[table["split"] == part].astype({name: float for name in ("follow_up", *CLASSES)})
+    noted = from_pandas(
+        rows.astype({"patient_id": str}),  # whole-number columns would make MLflow warn of missing values
+        source=LocalArtifactDatasetSource(str(folder)),
+        name=f"{tags['dataset']}-{part}",
+        digest=tags["split_digest"],
+    )
+    mlflow.log_input(noted, context=part)
+    return noted

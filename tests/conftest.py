@@ -1,0 +1,45 @@
+"""What tests share: tiny drawn cohorts, a tracking store of their own, and the real files where there are any."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# CXR_REAL_DATA names a folder with nih/, external/ and predictions/; without it the real-data cases skip.
+REAL_DATA = os.environ.get("CXR_REAL_DATA", "")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real files; skips where there is none."""
+    if not REAL_DATA:
+        pytest.skip("CXR_REAL_DATA is not set: it names the folder with the real NIH files")
+    folder = Path(REAL_DATA).absolute()
+    assert (folder / "nih").is_dir(), f"CXR_REAL_DATA={REAL_DATA} has no nih/"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn cohort of 24 patients, 64 px, in NIH's layout. Read only."""
+    from cxr.data import phantom
+
+    folder = tmp_path_factory.mktemp("phantom") / "cohort"
+    phantom.draw(folder, patients=24, size=64)
+    return folder
+
+
+@pytest.fixture
+def tracking_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty SQLite tracking store, active for the test; its URI."""
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    yield uri
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
