@@ -1,16 +1,14 @@
 """Figures for people who read a run: how common findings are, AUROC, Grad-CAM maps, contact sheets.
 
-Every function takes tables or arrays and returns a `matplotlib.figure.Figure` that nothing else holds on
-to: no pyplot, no global state, so a figure can be drawn in any thread and without a display. Input is
-what our own code computed; a wrong shape is a bug of the caller and fails an assertion.
-
-Figures are 990 pixels wide, to stay readable at the 900 pixels that the MLflow UI gives a picture.
-Colours are from Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), each with a second cue
-(marker, position or text). A caller's text is never mathtext: a file name may hold a dollar sign.
+Every function takes tables or arrays and returns a `Figure` that nothing else holds on to: no pyplot, no
+global state, so it draws in any thread and without a display. Input comes from our own code: a wrong
+shape fails an assertion. Figures are 990 pixels wide, to stay readable at the 900 that the MLflow UI
+gives a picture. Colours are from Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), each with
+a second cue (marker, position or text). A caller's text is never mathtext: names may hold a dollar sign.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,19 +21,18 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Patch
 
 from cxr.findings import CLASSES
 
 Pixels = npt.NDArray[np.uint8]
 Heat = npt.NDArray[np.floating[Any]]
+Cell = tuple[Pixels, str, str]  # picture, caption, name
 Style = dict[str, Any]
 
-_WIDTH, _DPI = 9.0, 110  # inches, pixels per inch
+_WIDTH, _DPI, _LINE = 9.0, 110, 1.35 / 72  # inches; pixels per inch; inches of line height per point of font
 _TITLE, _TEXT, _SMALL = 14.0, 10.0, 9.0  # points
-_LINE = 1.35 / 72  # inches of line height for each point of font size
 _BLUE, _PALE, _VERMILION, _DARK, _MUTED = "#0072B2", "#8FC1DE", "#D55E00", "#444444", "#707070"
-_SPLITS = ("train", "val", "test")
+_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _HEAT_MAP = colormaps["plasma"]  # perceptually uniform; its low end is a colour, not black, so grey shows
 
 
@@ -76,20 +73,24 @@ def prevalence(counts: pd.DataFrame, *, subtitle: str) -> Figure:
     assert set() < set(counts.index) <= set(CLASSES), f"not our classes: {list(counts.index)}"
     images = counts.attrs["images"]
     share = pd.DataFrame({s: 100 * counts[s] / (images[s] or np.nan) for s in _SPLITS})
-    order = share.fillna(0).sort_values(list(_SPLITS), ascending=False, kind="stable").index
-    title = "How common each finding is in train, validation and test"
-    fig = _figure(title, subtitle, 1.3 + 0.4 * len(order))
-    ax = _rows_axes(fig, list(order))
+    order = list(share.fillna(0).sort_values(list(_SPLITS), ascending=False, kind="stable").index)
+    n, title = len(order), "How common each finding is in train, validation and test"
+    fig = _figure(title, subtitle, 1.4 + 0.4 * n)
+    ax = _rows_axes(fig, order)
     looks = [(-0.22, "o", _BLUE, 55), (0.0, "s", _DARK, 119), (0.22, "D", _VERMILION, 167)]
-    for split, (offset, marker, color, right) in zip(_SPLITS, looks, strict=True):
-        name = {"val": "validation"}.get(split, split)
+    for (split, name), (offset, marker, color, right) in zip(_SPLITS.items(), looks, strict=True):
         style: Style = {"color": color, "label": f"{name} ({images[split]:,} images)", "clip_on": False}
-        ax.plot(share.loc[order, split], np.arange(len(order)) + offset, marker, **style)
-        _column(ax, right, name, counts.loc[order, split], ",", color)
+        ax.plot(share.loc[order, split], np.arange(n) + offset, marker, **style)
+        _column(ax, right, name, counts.loc[order, split], ",", color=color)
     _note(ax, "positive images", (1, 1), (167, 20), ha="right", color=_DARK, weight="bold")
-    _share_axis(ax, share.to_numpy(dtype=float))
-    place: Style = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": 3}
-    ax.legend(**place, frameon=False, fontsize=_SMALL, handletextpad=0.2, columnspacing=1.2)
+    positive = [x for x in share.to_numpy(dtype=float).flat if x > 0]
+    smallest = float(10 ** np.floor(np.log10(min(positive, default=0.1))))
+    ticks = [0, smallest, *(t for t in (0.1, 0.3, 1, 3, 10, 30, 100) if t > smallest)]
+    ax.set_xscale("symlog", linthresh=smallest, linscale=0.4)
+    ax.set_xticks(ticks, [f"{t:g} %" for t in ticks])
+    ax.set_xlim(-smallest / 10, 100)
+    ax.set_xlabel(f"positive images, % of the split (log scale above {smallest:g} %)", fontsize=_TEXT)
+    fig.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=_SMALL)
     return fig
 
 
@@ -97,9 +98,9 @@ def auroc(table: pd.DataFrame, *, macro: float | None, macro_note: str, subtitle
     """The paper's Figure 1: AUROC of every class, highest first, as bars from chance (0.5).
 
     `table` columns: `finding`, `auroc` (NaN = undefined: listed last, greyed), `positives` (images),
-    `patients` (positive patients), and optionally `paper` (the paper's AUROC, NaN where it has none; only
-    where comparable) and `in_macro` (bool; a class outside of the macro average has a paler bar). `macro`
-    is drawn as a line labelled with `macro_note`, such as "mean of 14 findings"; None draws no line.
+    `patients` (positive patients), and optionally `paper` (the paper's AUROC, NaN where it has none) and
+    `in_macro` (bool; a class outside of the macro average has a paler bar). `macro` is drawn as a line
+    labelled with `macro_note`, such as "mean of 14 findings"; None draws no line.
     """
     assert set() < set(table["finding"]) <= set(CLASSES), f"not our classes: {list(table['finding'])}"
     table = table.sort_values("auroc", ascending=False, kind="stable", na_position="last")
@@ -109,10 +110,12 @@ def auroc(table: pd.DataFrame, *, macro: float | None, macro_note: str, subtitle
     averaged = table["in_macro"].to_numpy(dtype=bool) if "in_macro" in table else np.full(n, True)
     known = [f"{f} {s:.3f}" for f, s in zip(names, scores, strict=True) if not np.isnan(s)]
     span = " to ".join(known[:1] + known[1:][-1:]) or "undefined for all"
+    excess, others = np.nan_to_num(scores - 0.5), "this model, not in the macro average"
     fig = _figure(f"AUROC by finding: {span}", subtitle, 1.75 + 0.34 * n)
     ax = _rows_axes(fig, names)
-    colours = np.where(averaged, _BLUE, _PALE).tolist()
-    ax.barh(range(n), np.nan_to_num(scores - 0.5), 0.62, left=0.5, color=colours)
+    for label, color, rows in (("this model", _BLUE, averaged), (others, _PALE, ~averaged)):
+        if rows.any():
+            ax.barh(np.flatnonzero(rows), excess[rows], 0.62, left=0.5, color=color, label=label)
     for row in range(len(known), n):
         ax.text(0.508, row, "undefined", color=_MUTED, style="italic", va="center", fontsize=_TEXT)
         ax.get_yticklabels()[row].set_color(_MUTED)
@@ -120,24 +123,23 @@ def auroc(table: pd.DataFrame, *, macro: float | None, macro_note: str, subtitle
     ax.set_xlim(max(0.0, np.floor(10 * lowest - 0.2) / 10), 1.0)
     ax.set_xlabel("AUROC (1 = every image with the finding scores above every image without)", fontsize=_TEXT)
     ax.axvline(0.5, color="black", linewidth=1.2)
-    _above(ax, 0.5, "chance", 3, color="black")
+    _note(ax, "chance", (0.5, 1), (0, 3), xycoords=ax.get_xaxis_transform(), ha="center")
     if macro is not None:
         ax.axvline(macro, color=_VERMILION, linewidth=1.6, linestyle=(0, (5, 3)))
-        _above(ax, macro, f"macro {macro:.3f}\n{macro_note}", 19, color=_VERMILION, weight="bold")
-    keys = {"this model": _BLUE} | ({} if averaged.all() else {"this model, not in the macro average": _PALE})
-    handles: list[Any] = [Patch(color=color, label=label) for label, color in keys.items()]
+        style: Style = {"xycoords": ax.get_xaxis_transform(), "color": _VERMILION, "weight": "bold"}
+        style["ha"] = "left" if macro < 0.6 else "right" if macro > 0.85 else "center"  # where there is room
+        _note(ax, f"macro {macro:.3f}\n{_wrap(macro_note, 4.4, 11)}", (macro, 1), (0, 19), **style)
     if has_paper:
-        style: Style = {"color": "white", "markeredgecolor": "black", "markersize": 7}
-        handles += ax.plot(paper, range(n), "D", label="paper (Ahmed 2025)", **style)
-    if len(handles) > 1:
-        fig.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=_SMALL)
-    edge = 96 if has_paper else 48
-    _column(ax, 48, "AUROC", table["auroc"], ".3f", _DARK, weight="bold")
-    if has_paper:
-        _column(ax, edge, "paper", table["paper"], ".3f", _DARK)
-    _column(ax, edge + 62, "images", table["positives"], ",", _DARK)
-    _column(ax, edge + 122, "patients", table["patients"], ",", _DARK)
-    _note(ax, "with the finding", (1, 1), (edge + 122, 20), ha="right", color=_DARK, weight="bold")
+        style = {"color": "white", "markeredgecolor": "black", "markersize": 7}
+        ax.plot(paper, range(n), "D", label="paper (Ahmed 2025)", **style)
+        _column(ax, 96, "paper", paper, ".3f", color=_DARK)
+    if has_paper or not averaged.all():
+        fig.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=_SMALL)
+    last = 218 if has_paper else 170  # points to the right edge of the last column
+    _column(ax, 48, "AUROC", scores, ".3f", color=_DARK, weight="bold")
+    _column(ax, last - 60, "images", table["positives"], ",", color=_DARK)
+    _column(ax, last, "patients", table["patients"], ",", color=_DARK)
+    _note(ax, "with the finding", (1, 1), (last, 20), ha="right", color=_DARK, weight="bold")
     return fig
 
 
@@ -163,43 +165,40 @@ def panel(tiles: Sequence[Tile], *, title: str, subtitle: str, columns: int = 3)
 
     Every overlay has its own scale, from 0 to that map's maximum: colours of two tiles do not compare.
     """
-    names = [tile.name + ("" if tile.map.any() else " (map is zero)") for tile in tiles]
-    pairs, captions = [_pair(tile) for tile in tiles], [tile.caption for tile in tiles]
-    fig = _sheet(pairs, captions, names, (title, subtitle), columns, extra=0.55)
-    scale = ScalarMappable(Normalize(0, 1), _seen_colours())
-    bar = fig.colorbar(scale, ax=fig.axes, location="bottom", shrink=0.3, aspect=28, pad=0.02)
-    bar.set_ticks([0, 1], labels=["0", "tile's maximum"])
-    bar.ax.tick_params(labelsize=_SMALL, length=0)
+    cells = [(_pair(t), t.caption, t.name + ("" if t.map.any() else " (map is zero)")) for t in tiles]
+    fig = _sheet(cells, (title, subtitle), columns, extra=0.55)
+    bar = fig.colorbar(_scale(1.0), ax=fig.axes, location="bottom", shrink=0.3, aspect=28, pad=0.02)
+    bar.set_ticks([0, 1], labels=["0", "tile's maximum"], fontsize=_SMALL)
     return fig
 
 
 def example_images(images: Sequence[Pixels], captions: Sequence[str], *, title: str, subtitle: str) -> Figure:
     """A contact sheet of grey uint8 images [H, W], up to four a line, each under its caption."""
     assert all((i.ndim, i.dtype.name) == (2, "uint8") for i in images), "a grey image is uint8 [H, W]"
-    return _sheet(images, captions, [""] * len(images), (title, subtitle), columns=4)
+    return _sheet([(i, c, "") for i, c in zip(images, captions, strict=True)], (title, subtitle), columns=4)
 
 
 def overlay(image: Pixels, heat: Heat, *, limit: float | None = None, alpha: float = 0.45) -> Pixels:
     """`heat` laid over a grey `image`: RGB, uint8 [H, W, 3], from uint8 [H, W] and finite float [H, W] >= 0.
 
-    The colour runs from heat 0 to `limit` (default: the map's maximum; higher values are clipped), and so
-    does the blend weight, from 0 to `alpha`: heat 0, or limit 0, leaves the grey untouched.
+    Colour runs from heat 0 to `limit` (default: the map's maximum; higher values are clipped), and so does
+    the blend weight, from 0 to `alpha`: heat 0, or limit 0, leaves the grey untouched.
     """
     assert (image.ndim, image.dtype.name) == (2, "uint8"), f"not uint8 [H, W]: {image.dtype} {image.shape}"
     assert heat.shape == image.shape, f"map {heat.shape} does not fit image {image.shape}"
     assert 0 <= heat.min() <= heat.max() < np.inf, "the map is negative or not finite somewhere"
     top = float(heat.max()) if limit is None else limit
-    assert top >= 0, f"limit {top} is negative"
-    assert 0 <= alpha <= 1, f"alpha {alpha} is not between 0 and 1"
-    level = np.minimum(heat / top, 1.0) if top > 0 else np.zeros(heat.shape)
+    assert top >= 0 <= alpha <= 1, f"limit {top} is negative, or alpha {alpha} not between 0 and 1"
+    level = np.minimum(heat, top) / top if top > 0 else np.zeros(heat.shape)
     weight = alpha * level[..., None]
-    blend = (1 - weight) * image[..., None] + weight * 255 * _HEAT_MAP(level)[..., :3]
-    return np.rint(blend).astype(np.uint8)
+    blend: Pixels = np.rint((1 - weight) * image[..., None] + weight * 255 * _HEAT_MAP(level)[..., :3])
+    return blend.astype(np.uint8)
 
 
 def _wrap(text: str, inches: float, size: float) -> str:
     # 0.54 em is a little over the mean width of a letter in matplotlib's default font
-    return "\n".join(textwrap.fill(line, max(8, int(inches * 72 / (0.54 * size)))) for line in text.split("\n"))
+    letters = max(8, int(inches * 72 / (0.54 * size)))
+    return "\n".join(textwrap.fill(line, letters) for line in text.split("\n"))
 
 
 def _figure(title: str, subtitle: str, body: float, *, compress: bool = False) -> Figure:
@@ -223,20 +222,9 @@ def _rows_axes(fig: Figure, names: list[str]) -> Axes:
         ax.axhspan(row - 0.5, row + 0.5, color="#F5F5F5", zorder=0)
     ax.grid(axis="x", color="#E4E4E4", linewidth=0.8)
     ax.set_axisbelow(True)
-    ax.tick_params(length=0)
+    ax.tick_params(which="both", length=0)
     ax.spines[["left", "top", "right"]].set_visible(False)
     return ax
-
-
-def _share_axis(ax: Axes, share: Heat) -> None:
-    positive = share[share > 0]  # False for NaN too
-    smallest = float(10 ** np.floor(np.log10(positive.min()))) if positive.size else 0.1
-    ticks = [0, smallest, *(t for t in (0.1, 0.3, 1, 3, 10, 30, 100) if t > smallest)]
-    ax.set_xscale("symlog", linthresh=smallest, linscale=0.4)
-    ax.set_xticks(ticks, [f"{t:g} %" for t in ticks])
-    ax.set_xticks([], minor=True)
-    ax.set_xlim(-smallest / 10, 100)
-    ax.set_xlabel(f"positive images, % of the split's images (log scale above {smallest:g} %)", fontsize=_TEXT)
 
 
 def _note(ax: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], **style: Any) -> None:
@@ -245,19 +233,11 @@ def _note(ax: Axes, text: str, at: tuple[float, float], shift: tuple[float, floa
     ax.annotate(text, at, shift, textcoords="offset points", **(defaults | style))
 
 
-def _column(
-    ax: Axes, right: int, head: str, values: "pd.Series[Any]", form: str, color: str, **style: Any
-) -> None:
-    _note(ax, head, (1, 1), (right, 4), ha="right", color=color, weight="bold")
-    style |= {"xycoords": ax.get_yaxis_transform(), "ha": "right", "va": "center", "color": color}
+def _column(ax: Axes, right: int, head: str, values: Iterable[float], form: str, **style: Any) -> None:
+    _note(ax, head, (1, 1), (right, 4), ha="right", **(style | {"weight": "bold"}))
+    style |= {"xycoords": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
     for row, value in enumerate(values):
         _note(ax, "–" if np.isnan(value) else format(value, form), (1, row), (right, 0), **style)
-
-
-def _above(ax: Axes, x: float, text: str, lift: float, **style: Any) -> None:
-    fraction = float(np.interp(x, ax.get_xlim(), (0.0, 1.0)))
-    align = "left" if fraction < 0.35 else "right" if fraction > 0.85 else "center"  # grows to the wider side
-    _note(ax, _wrap(text, 4.4, _TEXT * 1.1), (fraction, 1), (0, lift), ha=align, **style)
 
 
 def _class_map_row(row: ClassMapRow, axes: Sequence[Axes]) -> None:
@@ -266,32 +246,32 @@ def _class_map_row(row: ClassMapRow, axes: Sequence[Axes]) -> None:
     limit = float(max(row.mean_map.max(), sd_map.max()))
     for ax, heat in zip(axes, (nothing, row.mean_map, sd_map), strict=True):
         _picture(ax, overlay(row.mean_image, heat, limit=limit))
-    box: Style = {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 3.0}, "ha": "center", "va": "center"}
+    box: Style = {"bbox": {"fc": "white", "ec": "none", "pad": 3.0}, "ha": "center", "va": "center"}
     if not row.mean_map.any():
         _note(axes[1], "map is zero", (0.5, 0.5), (0, 0), **box)
     if not sd_map.any():
         _note(axes[2], "SD is zero" if has_sd else "SD needs two images", (0.5, 0.5), (0, 0), **box)
     score = "AUROC undefined" if row.auroc is None else f"AUROC {row.auroc:.3f}"
-    sizes = [f"{n:,} {noun}{'s' * (n != 1)}" for n, noun in ((row.images, "image"), (row.patients, "patient"))]
-    name = _wrap(row.finding.replace("_", " "), 1.3, _TEXT * 1.2)
+    sizes = [f"{n:,} {one}{'s' * (n != 1)}" for n, one in ((row.images, "image"), (row.patients, "patient"))]
+    name = _wrap(row.finding.replace("_", " "), 1.3, 12)
     _note(axes[0], name, (0, 0.55), (-8, 0), ha="right", weight="bold")
     _note(axes[0], "\n".join([score, *sizes]), (0, 0.53), (-8, 0), ha="right", va="top", color=_DARK)
     if limit > 0:
         bar_axes = axes[2].inset_axes((1.04, 0.0, 0.05, 1.0))
-        bar = axes[2].figure.colorbar(ScalarMappable(Normalize(0, limit), _seen_colours()), cax=bar_axes)
+        bar = axes[2].figure.colorbar(_scale(limit), cax=bar_axes)
         bar.set_label("Grad-CAM, logit units", fontsize=_SMALL)
         bar_axes.tick_params(labelsize=_SMALL)
 
 
-def _seen_colours() -> ListedColormap:
+def _scale(limit: float) -> ScalarMappable:
     # the heat colours as a reader sees them: over mid grey, by the very arithmetic of the pictures
-    return ListedColormap(overlay(np.full((1, 256), 128, np.uint8), np.linspace(0, 1, 256)[None])[0] / 255)
+    seen = overlay(np.full((1, 256), 128, np.uint8), np.linspace(0, 1, 256)[None])[0] / 255
+    return ScalarMappable(Normalize(0, limit), ListedColormap(seen))
 
 
 def _picture(ax: Axes, pixels: Pixels) -> None:
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=255)  # fixed limits: grey is never stretched to its own range
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
+    ax.set(xticks=[], yticks=[], frame_on=False)
 
 
 def _pair(tile: Tile) -> Pixels:
@@ -299,26 +279,21 @@ def _pair(tile: Tile) -> Pixels:
     return np.hstack([overlay(tile.image, np.zeros_like(tile.map)), gap, overlay(tile.image, tile.map)])
 
 
-def _sheet(
-    pictures: Sequence[Pixels], captions: Sequence[str], names: Sequence[str],
-    heading: tuple[str, str], columns: int, extra: float = 0.0,
-) -> Figure:  # fmt: skip
+def _sheet(cells: list[Cell], heading: tuple[str, str], columns: int, extra: float = 0.0) -> Figure:
     """Pictures in lines of `columns`, a caption over each and a name in small print under it."""
-    assert len(pictures) == len(captions) > 0, f"{len(pictures)} images, {len(captions)} captions"
-    assert columns >= 1, f"{columns} columns"
-    columns = min(columns, max(2, len(pictures)))  # a single picture does not fill the page
-    cell = _WIDTH / columns - 0.15  # inches
-    captions, names = [_wrap(c, cell, _TEXT) for c in captions], [_wrap(n, cell, _SMALL) for n in names]
-    breaks = [_TEXT * c.count("\n") + _SMALL * n.count("\n") for c, n in zip(captions, names, strict=True)]
-    tall = [p.shape[0] / p.shape[1] for p in pictures]
-    heights = [cell * t + 0.55 + b * _LINE for t, b in zip(tall, breaks, strict=True)]
-    lines = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
+    assert len(cells) > 0 < columns, f"{len(cells)} images in {columns} columns"
+    columns = min(columns, max(2, len(cells)))  # a single picture does not fill the page
+    width = _WIDTH / columns - 0.15  # inches
+    cells = [(p, _wrap(caption, width, _TEXT), _wrap(name, width, _SMALL)) for p, caption, name in cells]
+    texts = [_TEXT * c.count("\n") + _SMALL * n.count("\n") + (30 if n else 19) for _, c, n in cells]
+    heights = [width * c[0].shape[0] / c[0].shape[1] + t * _LINE for c, t in zip(cells, texts, strict=True)]
+    lines = [max(heights[i : i + columns]) for i in range(0, len(cells), columns)]
     fig = _figure(*heading, sum(lines) + extra, compress=True)
     axes = fig.subplots(len(lines), columns, squeeze=False)
-    for ax in axes.flat[len(pictures) :]:
-        ax.remove()
-    for ax, picture, caption, name in zip(axes.flat, pictures, captions, names, strict=False):
+    for ax, (picture, caption, name) in zip(axes.flat, cells, strict=False):
         _picture(ax, picture)
         ax.set_title(caption, fontsize=_TEXT, pad=4, parse_math=False)
         ax.set_xlabel(name, fontsize=_SMALL, color=_MUTED, labelpad=3, parse_math=False)
+    for ax in axes.flat[len(cells) :]:
+        ax.remove()
     return fig

@@ -169,15 +169,6 @@ def copy_artifacts(run_id: str, names: Sequence[str]) -> None:
             mlflow.log_artifact(str(path))
 
 
-def copy_params(run_id: str) -> None:
-    """Log another run's resolved values on the active run, but for those that it has."""
-    active = mlflow.active_run()
-    assert active is not None
-    own = mlflow.get_run(active.info.run_id).data.params
-    theirs = mlflow.get_run(run_id).data.params
-    mlflow.log_params({k: v for k, v in theirs.items() if k.startswith("config.") and k not in own})
-
-
 def address(run_id: str) -> str:
     """Where a person finds a run: its page on the server, or the command that shows the local store."""
     uri = mlflow.get_tracking_uri()

@@ -21,9 +21,8 @@ def main(
     from cxr import tracking
 
     tracking.connect()
-    config = {"data": common.data, "images": common.images, "limit": common.limit, "seed": common.seed,
-              "val_fraction": val_fraction, "layer": layer}  # fmt: skip
-    stage = tracking.Stage(name="main", config=config, data_digest="")
+    # no parameters: the UI prints them all above each image card, and the stages carry their own
+    stage = tracking.Stage(name="main", config={}, data_digest="")
     with tracking.run(stage, title="experiment", adopt=True) as run_id:
         split_run = split.run(common, val_fraction=val_fraction)
         train_run = train.run(
@@ -47,9 +46,8 @@ def _carry(runs: dict[str, str], model: str) -> str:
     evaluated = mlflow.get_run(runs["evaluate_run"])
     trained = mlflow.get_run(runs["train_run"])
     mlflow.log_metrics(evaluated.data.metrics)
-    tracking.copy_params(runs["train_run"])
-    kept = ("dataset", "scope", "split_digest", "data_digest", "images_digest", "arch", "recipe")
-    mlflow.set_tags(runs | {key: trained.data.tags[key] for key in kept} | {"model": model})
+    kept = ("dataset", "scope", "split_digest", "data_digest", "images_digest", "val_macro_14")
+    mlflow.set_tags(runs | {key: trained.data.tags[key] for key in kept} | trained.data.params | {"model": model})
     tracking.copy_artifacts(runs["split_run"], ["prevalence.png"])
     tracking.copy_artifacts(runs["evaluate_run"], ["auroc.png", "table3_auroc.json"])
     tracking.copy_artifacts(runs["explain_run"], ["gradcam_top3.png", "gradcam_lowest3.png", "images"])

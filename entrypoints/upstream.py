@@ -9,7 +9,7 @@ import mlflow
 import pandas as pd
 from mlflow.data.dataset import Dataset
 from mlflow.data.pandas_dataset import from_pandas
-from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # made at run time
 
 from cxr import registry, tracking
 from cxr.data import cohort, phantom, store
@@ -152,7 +152,7 @@ def scope_line(source: Split) -> str:
 
 def log_rows(table: pd.DataFrame, tags: dict[str, str], folder: Path, part: str) -> Dataset:
     """Note on the active run which rows of which data it used; the dataset, for linking metrics to it."""
-    rows = table[table["split"] == part].astype({name: float for name in ("follow_up", *CLASSES)})
+    rows = table[table["split"] == part].astype(dict.fromkeys(("follow_up", *CLASSES), float))
     noted = from_pandas(
         rows.astype({"patient_id": str}),  # whole-number columns would make MLflow warn of missing values
         source=LocalArtifactDatasetSource(str(folder)),

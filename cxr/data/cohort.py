@@ -12,11 +12,13 @@ Source: Wang et al., CVPR 2017; https://nihcc.app.box.com/v/ChestXray-NIHCC
 """
 
 import hashlib
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.errors import EmptyDataError, ParserError
 
 from cxr.errors import InputError, first_ten
 from cxr.findings import CLASSES, NO_FINDING
@@ -72,8 +74,8 @@ class Cohort:
     def metrics(self) -> dict[str, float]:
         """What was found wrong and dealt with, as counts."""
         return {
-            "cohort/missing_images": self.missing_images,
-            "cohort/implausible_ages": self.implausible_ages,
+            "split/missing_images": self.missing_images,
+            "split/implausible_ages": self.implausible_ages,
         }
 
     def describe(self) -> str:
@@ -166,11 +168,13 @@ def _read_metadata(path: Path) -> tuple[pd.DataFrame, int]:
     try:
         # index_col=False: the 2017 edition ends its lines with a comma, its header splits into more names
         raw = pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, ParserError, EmptyDataError) as error:
         raise InputError(f"{path}: cannot be read as CSV ({error}).") from error
     absent = [name for name in _COLUMNS if name not in raw.columns]
     if absent:
         raise InputError(f"{path}: columns {absent} are missing; it has {list(raw.columns)[:8]}.")
+    if raw.empty:
+        raise InputError(f"{path}: has a header and no rows.")
     raw = raw[list(_COLUMNS)].rename(columns=_COLUMNS).apply(lambda column: column.str.strip())
 
     _refuse(raw, ~raw["image"].str.fullmatch(r"[^/\\]+\.png"), "image", path, "a PNG file name")
@@ -215,7 +219,10 @@ def _official_splits(folder: Path, images: pd.Series, metadata: Path) -> pd.Seri
         path = folder / name
         if not path.exists():
             raise InputError(f"{path} is missing: the official patient-wise split is read from it.")
-        names = pd.Series(path.read_text().split(), dtype=object)
+        try:
+            names = pd.Series(path.read_text(encoding="utf-8").split(), dtype=object)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as a list of image names ({error}).") from error
         if names.duplicated().any():
             raise InputError(f"{path}: named twice: {first_ten(names[names.duplicated()].tolist())}.")
         unknown = names[~names.isin(images)]

@@ -5,7 +5,7 @@ it saw in training.
 """
 
 import io
-import warnings
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +26,14 @@ def decode(source: Path | bytes, size: int) -> np.ndarray:
     """
     name = str(source) if isinstance(source, Path) else f"{len(source):,} bytes"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, by name
-            with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=_FORMATS) as file:
-                _refuse_bomb(file.size, name)
-                grey = _grey(file)
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=_FORMATS) as file:
+            _refuse_bomb(file.size, name)
+            grey = _grey(file)
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not a PNG or JPEG image.") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name}: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name}: the image cannot be decoded ({error}).") from error

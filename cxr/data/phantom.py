@@ -361,7 +361,7 @@ def _pneumothorax(chest: Chest, rng: np.random.Generator) -> Layer:
     thick = rng.uniform(0.06, 0.10) + 0.12 * (-chest.y - 0.2).clip(0)  # air gathers at the apex
     rim = _step(thick - chest.depth, 0.02) * _step(0.1 - chest.y, 0.2)
     pleura = _step(0.012 - np.abs(chest.depth - thick), 0.012) * _step(0.1 - chest.y, 0.2)
-    return (0.9 * np.maximum(rim, pleura)) * chest.air * _on(chest, "Pneumothorax"), 0.17 + 0.07 * pleura
+    return 0.55 * np.maximum(rim, pleura) * chest.air * _on(chest, "Pneumothorax"), 0.18 + 0.08 * pleura
 
 
 def _consolidation(chest: Chest, rng: np.random.Generator) -> Layer:

@@ -1,8 +1,8 @@
 """Patient-wise split: NIH's official test list is kept, validation is carved from train_val by patient.
 
-The carving goes from the rarest class to the commonest and deals each class's patients, so that every
-class with two patients or more is in both parts: the idea of iterative stratification (Sechidis et
-al., ECML 2011), at the level of patients.
+The carving goes from the rarest class to the commonest, first with one patient of each, then with each
+class's share, so that every class that can be is in both parts: the idea of iterative stratification
+(Sechidis et al., ECML 2011), at the level of patients.
 """
 
 import hashlib
@@ -60,17 +60,17 @@ def class_counts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def metrics(table: pd.DataFrame) -> dict[str, float]:
-    """The split's numbers as runs carry them: `train/images`, `test/prevalence/Edema` ..."""
+    """The split's numbers as runs carry them: `split/train/images`, `split/test/prevalence/Edema` ..."""
     counts = class_counts(table)
     named: dict[str, float] = {"split/patients_shared": patients_shared(table)}
     for split in SPLITS:
         images = counts.attrs["images"][split]
-        named[f"{split}/images"] = images
-        named[f"{split}/patients"] = table.loc[table["split"] == split, "patient_id"].nunique()
+        named[f"split/{split}/images"] = images
+        named[f"split/{split}/patients"] = table.loc[table["split"] == split, "patient_id"].nunique()
         for name in CLASSES:
             positives = int(counts[split][name])
-            named[f"{split}/positives/{name}"] = positives
-            named[f"{split}/prevalence/{name}"] = positives / max(images, 1)
+            named[f"split/{split}/positives/{name}"] = positives
+            named[f"split/{split}/prevalence/{name}"] = positives / max(images, 1)
     return named
 
 
@@ -96,19 +96,24 @@ def demographics(table: pd.DataFrame) -> pd.DataFrame:
 def _val_patients(patients: pd.DataFrame, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """Patient numbers for validation; `patients` holds one 0/1 row of classes a patient."""
     size = min(max(round(fraction * len(patients)), 1), len(patients) - 1)
-    val = np.zeros(len(patients), dtype=bool)
-    dealt = np.zeros(len(patients), dtype=bool)
-    positive = patients.to_numpy(dtype=bool)  # [patients, 15]
-    for column in np.argsort(positive.sum(axis=0), kind="stable"):
-        members = positive[:, column]
-        if members.sum() < 2:
-            continue
-        wanted = min(max(round(fraction * members.sum()), 1), members.sum() - 1)
-        free = rng.permutation(np.flatnonzero(members & ~dealt))
-        # what rarer classes already brought counts; never more than the whole of validation
-        take = min(max(wanted - val[members].sum(), 0), size - val.sum())
-        val[free[:take]] = True
-        dealt[free] = True
-    rest = rng.permutation(np.flatnonzero(~val & ~positive.any(axis=1)))
-    val[rest[: size - val.sum()]] = True
-    return patients.index.to_numpy()[val]
+    positive = patients.to_numpy(dtype=np.int64)  # [patients, 15]
+    total = positive.sum(axis=0)
+    most = total - 1  # train keeps one patient of every class
+    share = np.maximum(np.round(fraction * total), 1).astype(np.int64)
+    in_val = np.zeros(len(patients), dtype=bool)
+
+    def deal(members: np.ndarray, wanted: int, limit: np.ndarray) -> None:
+        """Move up to `wanted` of the members to validation, none that brings a class over its limit."""
+        for row in rng.permutation(np.flatnonzero(members & ~in_val)):
+            if wanted <= 0 or in_val.sum() >= size:
+                return
+            if (positive[in_val].sum(axis=0) + positive[row] <= limit)[positive[row] == 1].all():
+                in_val[row] = True
+                wanted -= 1
+
+    for goal, limit in ((np.ones_like(total), most), (share, np.minimum(share, most))):
+        for column in np.argsort(total, kind="stable"):
+            missing = int(goal[column] - positive[in_val, column].sum())
+            deal(positive[:, column] == 1, missing, limit)
+    deal(np.ones(len(patients), dtype=bool), int(size - in_val.sum()), most)
+    return patients.index.to_numpy()[in_val]

@@ -71,7 +71,10 @@ def _open(folder: Path, size: int) -> Store:
 
 def _pack(folder: Path, names: Sequence[str], files: Mapping[str, Path], size: int) -> None:
     _make_root(folder.parent, len(names) * size * size)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.unfinished-", dir=folder.parent))
+    try:
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.unfinished-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"store={folder.parent}: nothing can be written there ({error}).") from error
     try:
         shape = (len(names), size, size)
         pixels = np.memmap(unfinished / "pixels.u8", dtype=np.uint8, mode="w+", shape=shape)

@@ -26,7 +26,7 @@ class Macro:
 
     @property
     def note(self) -> str:
-        """The scope in words, such as `mean of 13 findings (without Hernia: too few patients)`."""
+        """The scope in words, such as `mean of 13 (without Hernia: fewer than 10 patients a side)`."""
         if not self.left_out:
             return f"mean of all {len(self.classes)}"
         without = ", ".join(self.left_out) if len(self.left_out) <= 4 else f"{len(self.left_out)} classes"
@@ -98,7 +98,7 @@ def _one_class(scores: pd.DataFrame, name: str) -> dict[str, object]:
     if not defined:
         note = f"undefined: no {'positive' if positives == 0 else 'negative'} image"
     elif not carried:
-        side = "positive" if positive_patients < MIN_PATIENTS else "negative"
+        side = "positive" if positive_patients <= negative_patients else "negative"
         few = min(positive_patients, negative_patients)
         note = f"not in the macro: {few} {side} patients, {MIN_PATIENTS} needed"
     else:

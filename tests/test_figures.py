@@ -1,0 +1,271 @@
+"""Figures: what they say, in which order, and the arithmetic of the overlay."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from cxr.figures import ClassMapRow, Tile, auroc, class_maps, example_images, overlay, panel, prevalence
+from cxr.findings import CLASSES, NO_FINDING
+
+SIDE = 16
+GREY = np.add.outer(np.arange(SIDE), np.arange(SIDE)).astype(np.uint8) * 8
+ZERO = np.zeros((SIDE, SIDE))
+RAMP = np.tile(np.linspace(0.0, 2.0, SIDE), (SIDE, 1))
+NOTHING = np.full((SIDE, SIDE), np.nan)
+
+
+def texts(fig: Figure) -> list[str]:
+    png(fig)  # tick labels get their texts when the figure is drawn
+    return [t.get_text() for t in fig.findobj(Text) if t.get_visible() and t.get_text()]
+
+
+def png(fig: Figure) -> bytes:
+    stream = io.BytesIO()
+    fig.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def picture(ax: Axes) -> np.ndarray:
+    return np.asarray(ax.images[0].get_array())
+
+
+def counts_table(names: tuple[str, ...] = CLASSES) -> pd.DataFrame:
+    n = np.arange(len(names))
+    table = pd.DataFrame({"train": 1000 * n, "val": 10 * n, "test": 700 + n}, index=list(names))
+    table.attrs["images"] = {"train": 76543, "val": 9981, "test": 25596}
+    return table
+
+
+def auroc_table() -> pd.DataFrame:
+    names = ["Hernia", "Nodule", "Pleural_Thickening", "Cardiomegaly", "Mass", NO_FINDING]
+    scores = [np.nan, 0.642, 0.35, 0.852, np.nan, 0.71]
+    positives, patients = [0, 1623, 1143, 1069, 0, 9861], [0, 500, 400, 301, 0, 2000]
+    return pd.DataFrame({"finding": names, "auroc": scores, "positives": positives, "patients": patients})
+
+
+def draw_auroc(table: pd.DataFrame, macro: float | None = 0.639) -> Figure:
+    return auroc(table, macro=macro, macro_note="mean of 4", subtitle="109 images")
+
+
+def map_row() -> ClassMapRow:
+    return ClassMapRow(finding="Pleural_Thickening", auroc=0.709, images=1143, patients=412,
+                       mean_image=GREY, mean_map=RAMP, sd_map=RAMP[:, ::-1] * 1.5)  # fmt: skip
+
+
+def draw_maps(*rows: ClassMapRow) -> Figure:
+    return class_maps(rows, title="Where the model looks", subtitle="test split")
+
+
+# overlay
+
+
+def test_overlay_is_rgb_bytes_of_the_images_size() -> None:
+    got = overlay(GREY[:5], RAMP[:5])
+    assert (got.shape, got.dtype) == ((5, SIDE, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("heat", "limit"), [(ZERO, None), (ZERO, 3.0), (RAMP, 0.0)])
+def test_no_heat_or_no_scale_returns_the_grey_picture(heat: np.ndarray, limit: float | None) -> None:
+    np.testing.assert_array_equal(overlay(GREY, heat, limit=limit), np.repeat(GREY[..., None], 3, axis=2))
+
+
+def test_zero_heat_leaves_its_own_pixels_untouched() -> None:
+    got = overlay(GREY, RAMP)
+    np.testing.assert_array_equal(got[:, 0], np.repeat(GREY[:, :1], 3, axis=1))
+    assert (got[:, 1:] != GREY[:, 1:, None]).any()
+
+
+def test_the_limit_gets_the_top_colour_at_full_weight_and_higher_heat_no_more() -> None:
+    top = 255 * np.array(colormaps["plasma"](1.0)[:3])
+    want = np.rint(0.7 * 100 + 0.3 * top)
+    got = overlay(np.full((1, 2), 100, np.uint8), np.array([[0.5, 5.0]]), limit=0.5, alpha=0.3)
+    np.testing.assert_array_equal(got[0], [want, want])
+
+
+def test_half_the_limit_gets_half_the_weight_of_the_middle_colour() -> None:
+    want = np.rint(0.8 * 200 + 0.2 * 255 * np.array(colormaps["plasma"](0.5)[:3]))
+    got = overlay(np.full((1, 1), 200, np.uint8), np.array([[2.0]], np.float32), limit=4.0, alpha=0.4)
+    np.testing.assert_array_equal(got[0, 0], want)
+
+
+def test_the_default_limit_is_the_maximum() -> None:
+    np.testing.assert_array_equal(overlay(GREY, RAMP), overlay(GREY, RAMP, limit=2.0))
+
+
+@pytest.mark.parametrize(
+    ("image", "heat"),
+    [
+        (GREY, ZERO[:3]),
+        (GREY.astype(float), ZERO),
+        (GREY[..., None], ZERO[..., None]),
+        (GREY, NOTHING),
+        (GREY, -RAMP),
+    ],
+    ids=["shape", "dtype", "channels", "nan", "negative"],
+)
+def test_overlay_refuses_what_cannot_be_laid_over(image: np.ndarray, heat: np.ndarray) -> None:
+    with pytest.raises(AssertionError):
+        overlay(image, heat)
+
+
+# prevalence
+
+
+def test_prevalence_says_counts_and_totals() -> None:
+    said = texts(prevalence(counts_table(), subtitle="official split"))
+    assert {"official split", "Pleural Thickening", "14,000", "140", "714"} <= set(said)
+    assert {"train (76,543 images)", "validation (9,981 images)", "test (25,596 images)"} <= set(said)
+
+
+def test_prevalence_plots_percent_of_each_splits_images_most_common_first() -> None:
+    fig = prevalence(counts_table(CLASSES[:3]), subtitle="s")
+    ax = fig.axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["Effusion", "Cardiomegaly", "Atelectasis"]
+    lines = {str(line.get_label()).split()[0]: line for line in ax.get_lines()}
+    np.testing.assert_allclose(lines["train"].get_xdata(), 100 * np.array([2000, 1000, 0]) / 76543)
+    np.testing.assert_allclose(lines["test"].get_xdata(), 100 * np.array([702, 701, 700]) / 25596)
+    assert ax.get_xlim()[0] < 0 < 100 * 10 / 9981 < ax.get_xlim()[1]  # a count of 0 is inside of the axis
+
+
+def test_a_split_without_images_or_positives_is_drawn_without_a_warning() -> None:
+    table = counts_table(("Hernia",)) * 0
+    table.attrs["images"] = {"train": 40, "val": 5, "test": 0}
+    assert "test (0 images)" in texts(prevalence(table, subtitle="s"))
+
+
+def test_prevalence_refuses_unknown_classes() -> None:
+    with pytest.raises(AssertionError, match="Broken rib"):
+        prevalence(counts_table(("Broken rib",)), subtitle="s")
+
+
+# auroc
+
+
+def test_auroc_is_sorted_with_undefined_last_and_says_its_values() -> None:
+    fig = draw_auroc(auroc_table())
+    said = texts(fig)
+    rows = [t.get_text() for t in fig.axes[0].get_yticklabels()]
+    assert rows == ["Cardiomegaly", NO_FINDING, "Nodule", "Pleural Thickening", "Hernia", "Mass"]
+    assert {"0.852", "0.710", "0.642", "0.350", "1,069", "301", "chance", "109 images"} <= set(said)
+    assert said.count("undefined") == 2
+    assert "macro 0.639\nmean of 4" in said
+    assert "AUROC by finding: Cardiomegaly 0.852 to Pleural Thickening 0.350" in said
+    assert not any("paper" in s or "nan" in s for s in said)
+
+
+def test_bars_start_at_chance_and_reach_below_it() -> None:
+    ax = draw_auroc(auroc_table()).axes[0]
+    bars = [bar for group in ax.containers if isinstance(group, BarContainer) for bar in group]
+    assert {bar.get_x() for bar in bars} == {0.5}
+    widths = [bar.get_width() for bar in sorted(bars, key=lambda bar: bar.get_y())]
+    np.testing.assert_allclose(widths, [0.352, 0.21, 0.142, -0.15, 0, 0])
+    assert ax.get_xlim()[0] < 0.35
+    assert ax.yaxis_inverted()  # so the first row is on top
+
+
+def test_the_papers_points_are_there_only_with_its_column() -> None:
+    fig = draw_auroc(auroc_table().assign(paper=[0.786, 0.642, 0.709, 0.852, 0.706, np.nan]))
+    said = texts(fig)
+    assert {"paper (Ahmed 2025)", "this model", "paper", "0.706"} <= set(said)
+    points = next(line for line in fig.axes[0].get_lines() if line.get_label() == "paper (Ahmed 2025)")
+    np.testing.assert_array_equal(points.get_xdata(), [0.852, np.nan, 0.642, 0.709, 0.786, 0.706])
+
+
+def test_classes_outside_of_the_macro_average_are_told_apart() -> None:
+    table = auroc_table()
+    said = texts(draw_auroc(table.assign(in_macro=table["finding"] != NO_FINDING)))
+    assert "this model, not in the macro average" in said
+    assert "this model, not in the macro average" not in texts(draw_auroc(table.assign(in_macro=True)))
+
+
+def test_no_macro_and_nothing_defined() -> None:
+    said = texts(draw_auroc(auroc_table().assign(auroc=np.nan), macro=None))
+    assert "AUROC by finding: undefined for all" in said
+    assert not any(s.startswith("macro") for s in said)
+
+
+@pytest.mark.parametrize("score", [0.0, 0.35, 1.0])
+def test_a_single_class_and_extreme_values(score: float) -> None:
+    fig = draw_auroc(auroc_table().iloc[[3]].assign(auroc=score), macro=score)
+    assert f"AUROC by finding: Cardiomegaly {score:.3f}" in texts(fig)
+    assert fig.axes[0].get_xlim()[0] <= score
+
+
+# class maps, panel, example images
+
+
+def test_class_maps_say_what_a_row_is() -> None:
+    said = texts(draw_maps(map_row()))
+    assert {"Pleural\nThickening", "AUROC 0.709\n1,143 images\n412 patients", "Grad-CAM, logit units"} <= set(said)
+    assert {"mean image", "mean map", "SD of the maps", "Where the model looks"} <= set(said)
+
+
+def test_mean_and_sd_of_a_row_share_the_limit_of_its_colour_bar() -> None:
+    low = replace(map_row(), mean_map=RAMP / 10, sd_map=RAMP / 20)
+    fig = draw_maps(map_row(), low)
+    for row, axes, limit in ((map_row(), fig.axes[:3], 3.0), (low, fig.axes[3:6], 0.2)):
+        np.testing.assert_array_equal(picture(axes[0]), overlay(GREY, ZERO))
+        np.testing.assert_array_equal(picture(axes[1]), overlay(GREY, row.mean_map, limit=limit))
+        np.testing.assert_array_equal(picture(axes[2]), overlay(GREY, row.sd_map, limit=limit))
+        assert axes[2].child_axes[0].get_ylim() == pytest.approx((0, limit))
+
+
+def test_one_image_has_no_sd_and_zero_maps_say_so() -> None:
+    alone = replace(map_row(), sd_map=NOTHING, images=1, patients=1, auroc=None)
+    said = texts(draw_maps(alone))
+    assert {"SD needs two images", "AUROC undefined\n1 image\n1 patient"} <= set(said)
+    assert "map is zero" not in said
+    flat = replace(map_row(), mean_map=ZERO, sd_map=ZERO)
+    assert {"map is zero", "SD is zero"} <= set(texts(draw_maps(flat)))
+    assert "Grad-CAM, logit units" not in texts(draw_maps(flat))  # there is no scale to show
+    assert {"map is zero", "SD needs two images"} <= set(texts(draw_maps(replace(flat, sd_map=NOTHING))))
+
+
+def test_panel_shows_each_image_beside_its_own_overlay() -> None:
+    tiles = [
+        Tile(GREY, RAMP, "Mass: p = 0.91, $5", "a_$1.png"),
+        Tile(GREY, RAMP / 9, "Edema: p = 0.1", "b.png"),
+        Tile(GREY, ZERO, "Mass: p = 0.5", "c.png"),
+    ]
+    fig = panel(tiles, title="Single images", subtitle="s", columns=2)
+    assert {"Mass: p = 0.91, $5", "a_$1.png", "b.png", "c.png (map is zero)", "tile's maximum"} <= set(texts(fig))
+    for ax, tile in zip(fig.axes, tiles, strict=False):
+        np.testing.assert_array_equal(picture(ax)[:, :SIDE], overlay(GREY, ZERO))
+        np.testing.assert_array_equal(picture(ax)[:, -SIDE:], overlay(GREY, tile.map))
+
+
+def test_example_images_keep_their_grey_levels() -> None:
+    fig = example_images([GREY, GREY // 2, GREY], ["Mass", "Edema", "a " * 60], title="Three", subtitle="s")
+    assert {"Three", "Mass", "Edema"} <= set(texts(fig))
+    assert len(fig.axes) == 3
+    np.testing.assert_array_equal(picture(fig.axes[1]), GREY // 2)
+    assert {ax.images[0].get_clim() for ax in fig.axes} == {(0, 255)}
+
+
+def test_sheets_refuse_nothing_and_uneven_lists() -> None:
+    with pytest.raises(AssertionError):
+        panel([], title="t", subtitle="s")
+    with pytest.raises(ValueError, match="shorter"):
+        example_images([GREY, GREY], ["one"], title="t", subtitle="s")
+
+
+def test_figures_are_png_about_as_wide_as_the_page_that_shows_them() -> None:
+    figures = [
+        prevalence(counts_table(), subtitle="long " * 80),
+        draw_auroc(auroc_table()),
+        draw_maps(map_row()),
+        panel([Tile(GREY, RAMP, "c", "n")], title="long title " * 20, subtitle="s"),
+        example_images([GREY], ["c"], title="t", subtitle="s"),
+    ]
+    for fig in figures:
+        data = png(fig)
+        assert data.startswith(b"\x89PNG")
+        assert 900 <= int.from_bytes(data[16:20]) <= 1200
