@@ -28,7 +28,10 @@ def enter(command: click.Command, name: str) -> NoReturn:
         _fail_opened_run(error.format_message())
         sys.exit(2)
     except (InputError, FloatingPointError) as error:
-        print(f"\n{textwrap.fill(f'Error: {error}', 100, break_long_words=False)}", file=sys.stderr)
+        print(
+            f"\n{textwrap.fill(f'Error: {error}', 100, break_long_words=False, break_on_hyphens=False)}",
+            file=sys.stderr,
+        )
         _fail_opened_run(str(error))
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):

@@ -46,7 +46,8 @@ COMPANIONS = (
     {"Effusion", "Atelectasis"}, {"Effusion", "Edema"}, {"Emphysema", "Pneumothorax"},
     {"Edema", "Cardiomegaly"}, {"Infiltration", "Pneumonia"}, {"Fibrosis", "Pleural_Thickening"},
 )  # fmt: skip
-CLEAR_VISIT, SHOWN = 0.25, 0.8  # a sick patient's visit without findings; a finding's chance on the others
+CLEAR_VISIT, SHOWN = 0.28, 0.8  # a sick patient's visit without findings; a finding's chance on the others
+TOGETHER = 0.3  # higher, and Emphysema would give Pneumothorax away as well as the marker does
 
 TABLE_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -139,7 +140,8 @@ def deal(seed: int, patients: int) -> list[Visit]:
         split = int(patient in test)
         held: list[int] = []
         for _ in range(_next(HOW_MANY, numbers[split], np.zeros(len(HOW_MANY)))):
-            favour = np.where(together[held].any(axis=0), 1.5, 0.0)
+            drawn_along = together[held].any(axis=0) & (rng.random(len(FINDINGS)) < TOGETHER)
+            favour = np.where(drawn_along, 1.5, 0.0)
             favour[held] = -np.inf
             held.append(_next(shares, dealt[split], favour))
         visits += _visits(patient, sorted(held), bool(split), rng)
@@ -361,7 +363,7 @@ def _pneumothorax(chest: Chest, rng: np.random.Generator) -> Layer:
     thick = rng.uniform(0.06, 0.10) + 0.12 * (-chest.y - 0.2).clip(0)  # air gathers at the apex
     rim = _step(thick - chest.depth, 0.02) * _step(0.1 - chest.y, 0.2)
     pleura = _step(0.012 - np.abs(chest.depth - thick), 0.012) * _step(0.1 - chest.y, 0.2)
-    return 0.55 * np.maximum(rim, pleura) * chest.air * _on(chest, "Pneumothorax"), 0.18 + 0.08 * pleura
+    return 0.65 * np.maximum(rim, pleura) * chest.air * _on(chest, "Pneumothorax"), 0.18 + 0.08 * pleura
 
 
 def _consolidation(chest: Chest, rng: np.random.Generator) -> Layer:

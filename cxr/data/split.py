@@ -115,5 +115,7 @@ def _val_patients(patients: pd.DataFrame, fraction: float, rng: np.random.Genera
         for column in np.argsort(total, kind="stable"):
             missing = int(goal[column] - positive[in_val, column].sum())
             deal(positive[:, column] == 1, missing, limit)
-    deal(np.ones(len(patients), dtype=bool), int(size - in_val.sum()), most)
+    everyone = np.ones(len(patients), dtype=bool)
+    deal(everyone, int(size - in_val.sum()), most)
+    deal(everyone, int(not in_val.any()), total)  # where each patient is the last of some class
     return patients.index.to_numpy()[in_val]

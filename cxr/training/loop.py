@@ -135,5 +135,5 @@ class Trainer:
 
 def _split(cohort: pd.DataFrame, store: Store, split: str) -> tuple[np.ndarray, torch.Tensor]:
     part = cohort[cohort["split"] == split]
-    labels = torch.from_numpy(part[list(CLASSES)].to_numpy(dtype=np.float32))  # [n, 15]
+    labels = torch.tensor(part[list(CLASSES)].to_numpy(dtype=np.float32))  # [n, 15]
     return store.rows_of(part["image"].tolist()), labels

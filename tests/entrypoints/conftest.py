@@ -1,0 +1,40 @@
+"""Calling a command as a program does, without a process of its own."""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from entrypoints.door import enter
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a person sees of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Called]]:
+    """`call("train", epochs=1)` runs the command as `python -m entrypoints.train --epochs 1` would."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(stage: str, **parameters: object) -> Called:
+        words = [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
+        monkeypatch.setattr(sys, "argv", [stage, *words])
+        with pytest.raises(SystemExit) as end:
+            enter(importlib.import_module(f"entrypoints.{stage}").main, stage)
+        captured = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return Called(end.value.code, captured.out, captured.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+    os.environ.pop("MLFLOW_RUN_ID", None)

@@ -1,0 +1,238 @@
+"""The stages together, on a drawn cohort: what they log, what they reuse, what a second call does."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.entities import Run
+
+from cxr.checkpoint import load
+from cxr.data.split import digest, patients_shared
+from cxr.evaluation.metrics import per_class
+from cxr.findings import CLASSES, FINDINGS
+from cxr.serving import load_network
+
+TINY = {"image_size": 64, "epochs": 2, "arch": "resnet18", "batch_size": 8}
+
+
+@pytest.fixture
+def tiny(phantom_folder: Path, tmp_path: Path) -> dict[str, object]:
+    return {"data": phantom_folder, "store": tmp_path / "store", "device": "cpu"}
+
+
+def runs(stage: str) -> list[Run]:
+    return mlflow.search_runs(filter_string=f"tags.stage = '{stage}'", output_format="list")
+
+
+def fetched(run: Run, name: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name))
+
+
+def names_of_artifacts(run: Run) -> set[str]:
+    return {item.path for item in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+
+
+class TestTheWholeChain:
+    """One call of `main`, looked at from all sides; the tests only read."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def chain(
+        tmp_path_factory: pytest.TempPathFactory, empty_tracking_database: Path, phantom_folder: Path
+    ) -> Iterator[None]:
+        import shutil
+
+        from click.testing import CliRunner
+
+        from entrypoints.main import main
+
+        folder = tmp_path_factory.mktemp("chain")
+        shutil.copy(empty_tracking_database, folder / "mlflow.db")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+            words = {"data": phantom_folder, "store": folder / "store", **TINY}
+            arguments = [word for name, value in words.items() for word in (f"--{name}", str(value))]
+            done = CliRunner().invoke(main, arguments, prog_name="main", catch_exceptions=False)
+            assert done.exit_code == 0, done.output
+            assert "models:/cxr-resnet50/1" in done.output
+            yield
+            mlflow.set_tracking_uri(None)
+
+    @pytest.fixture(autouse=True)
+    def _needs(self, chain: None) -> None:
+        pass
+
+    def test_five_stages_are_children_of_one_parent_and_all_finished(self) -> None:
+        (parent,) = runs("main")
+        for stage in ("split", "train", "evaluate", "explain", "register"):
+            (child,) = runs(stage)
+            assert child.info.status == "FINISHED"
+            assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+    def test_the_cohort_table_is_a_patient_wise_split(self) -> None:
+        (split,) = runs("split")
+        table = pd.read_parquet(fetched(split, "cohort.parquet"))
+        assert list(table.columns[:7]) == [
+            "image", "patient_id", "age_years", "sex", "view", "follow_up", "split",
+        ]  # fmt: skip
+        assert tuple(table.columns[7:]) == CLASSES
+        assert set(table["split"]) == {"train", "val", "test"}
+        assert patients_shared(table) == 0
+        assert split.data.tags["split_digest"] == digest(table)
+        assert (
+            split.data.metrics["split/test/positives/Effusion"] == table.query("split == 'test'")["Effusion"].sum()
+        )
+        assert {"prevalence.png", "table1_demographics.csv", "table2_positives.json"} <= names_of_artifacts(split)
+
+    def test_training_logs_one_record_an_epoch(self) -> None:
+        (train,) = runs("train")
+        client = mlflow.MlflowClient()
+        for name in ("train/loss", "val/loss", "train/images_per_second", "train/lr"):
+            history = client.get_metric_history(train.info.run_id, name)
+            assert [point.step for point in history] == [1, 2], name
+        assert train.data.params["config.epochs"] == "2"
+        assert train.data.tags["recipe"] == "demo-changed"
+        assert {"git_commit", "split_digest", "data_digest", "images_digest", "weights_digest"} <= set(
+            train.data.tags
+        )
+        assert "config.json" in names_of_artifacts(train)
+
+    def test_datasets_are_noted_on_the_runs(self) -> None:
+        (train,), (evaluate,) = runs("train"), runs("evaluate")
+        assert [item.dataset.name for item in train.inputs.dataset_inputs] == ["phantom-train", "phantom-val"]
+        assert [item.dataset.name for item in evaluate.inputs.dataset_inputs] == ["phantom-test"]
+        assert evaluate.inputs.dataset_inputs[0].dataset.digest == evaluate.data.tags["split_digest"]
+
+    def test_checkpoints_hold_what_training_needs_to_go_on(self) -> None:
+        (train,) = runs("train")
+        last, best = (load(fetched(train, f"checkpoints/{name}.pt")) for name in ("last", "best"))
+        assert last.epoch == 2
+        assert str(best.epoch) == train.data.tags["best_epoch"]
+        assert len(last.history) == 2
+        assert set(last.generators) == {"order", "torch"}
+        assert last.optimiser["state"]
+
+    def test_scores_are_saved_and_the_metrics_follow_from_them(self) -> None:
+        (evaluate,) = runs("evaluate")
+        scores = pd.read_parquet(fetched(evaluate, "scores.parquet"))
+        table = per_class(scores[scores["split"] == "test"])
+        for name, value in table["auroc"].items():
+            metric = evaluate.data.metrics.get(f"test/auroc/{name}")
+            assert metric is None if np.isnan(value) else metric == pytest.approx(value, abs=1e-12)
+        assert {"auroc.png", "table3_auroc.csv", "macro_classes.json"} <= names_of_artifacts(evaluate)
+
+    def test_the_metrics_are_linked_to_the_model(self) -> None:
+        (train,) = runs("train")
+        model = mlflow.get_logged_model(train.data.tags["model_uri"].removeprefix("models:/"))
+        linked = {metric.key for metric in model.metrics or []}
+        assert any(name.startswith("test/auroc/") for name in linked)
+
+    def test_the_registered_model_scores_as_evaluate_did(self, phantom_folder: Path) -> None:
+        (evaluate,) = runs("evaluate")
+        scores = pd.read_parquet(fetched(evaluate, "scores.parquet")).head(12)
+        encoded = [(phantom_folder / "images" / name).read_bytes() for name in scores["image"]]
+        model = mlflow.pyfunc.load_model("models:/cxr-resnet50/1")
+        served = model.predict(pd.DataFrame({"image": encoded}))
+        for name in CLASSES:
+            expected = 1 / (1 + np.exp(-scores[f"logit_{name}"].to_numpy(dtype=np.float64)))
+            np.testing.assert_allclose(served[name], expected, atol=1e-6)
+
+    def test_class_maps_cover_every_finding_that_test_has(self) -> None:
+        (explain,), (split,) = runs("explain"), runs("split")
+        table = pd.read_parquet(fetched(split, "cohort.parquet")).query("split == 'test'")
+        maps = np.load(fetched(explain, "maps.npz"))
+        present = {name for name in FINDINGS if table[name].any()}
+        assert {name.split("/")[0] for name in maps.files} == present
+        for finding in present:
+            assert explain.data.metrics[f"explain/images/{finding}"] == table[finding].sum()
+            assert (maps[f"{finding}/mean_relu"] >= 0).all()
+        assert {"gradcam_top3.png", "gradcam_lowest3.png", "images"} <= names_of_artifacts(explain)
+        assert explain.data.params["config.layer"] == "layer3"
+
+    def test_the_parent_carries_the_headline_and_the_images(self) -> None:
+        (parent,), (evaluate,) = runs("main"), runs("evaluate")
+        for name, value in evaluate.data.metrics.items():
+            assert parent.data.metrics[name] == value
+        assert {"auroc.png", "gradcam_top3.png", "images"} <= names_of_artifacts(parent)
+        assert parent.data.tags["mlflow.loggedImages"] == "True"
+        assert "says nothing about real X-rays" in parent.data.tags["mlflow.note.content"]
+
+    def test_the_version_says_what_it_is_and_has_phantom_aliases_only(self) -> None:
+        version = mlflow.MlflowClient().get_model_version("cxr-resnet50", "1")
+        assert set(version.aliases) == {"candidate-phantom", "champion-phantom"}
+        assert version.tags["dataset"] == version.tags["scope"] == "phantom"
+        assert {"arch", "recipe", "split_digest", "data_digest", "weights_digest", "git_commit"} <= set(
+            version.tags
+        )
+        assert "says nothing about real X-rays" in version.description
+
+    def test_the_network_comes_back_by_alias(self) -> None:
+        network, spec = load_network("models:/cxr-resnet50@champion-phantom")
+        assert spec.arch == "resnet18"
+        assert spec.image_size == 64
+        assert not network.training
+
+
+def test_train_alone_makes_its_split_first_as_a_run_of_its_own(
+    tracking_store: str, call: Callable, tiny: dict[str, object]
+) -> None:
+    assert call("train", **tiny, **TINY | {"epochs": 1}, register_as="").code == 0
+    (train,), (split,) = runs("train"), runs("split")
+    assert train.data.tags["split_run"] == split.info.run_id
+    assert "mlflow.parentRunId" not in split.data.tags
+    assert mlflow.search_registered_models() == []
+
+
+def test_a_second_call_reuses_and_fresh_runs_again(
+    tracking_store: str, call: Callable, tiny: dict[str, object]
+) -> None:
+    call("split", **tiny)
+    again = call("split", **tiny)
+    assert "reusing run" in again.out
+    assert len(runs("split")) == 1
+    call("split", **tiny, fresh="true")
+    assert len(runs("split")) == 2
+    call("split", **tiny, seed=7)
+    assert len(runs("split")) == 3
+
+
+def test_a_run_that_mlflow_opened_becomes_a_pointer_when_nothing_is_left_to_do(
+    tracking_store: str, call: Callable, tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("split", **tiny)
+    (split,) = runs("split")
+    opened = mlflow.MlflowClient().create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    call("split", **tiny)
+    pointer = mlflow.get_run(opened)
+    assert pointer.info.status == "FINISHED"
+    assert pointer.data.tags["reuses"] == split.info.run_id
+    done = call("train", **tiny, **TINY | {"epochs": 1}, split_run=opened)  # a pointer stands for its run
+    assert done.code == 0
+    assert runs("train")[0].data.tags["split_run"] == split.info.run_id
+
+
+def test_registering_a_reused_run_under_another_name_does_not_train_again(
+    tracking_store: str, call: Callable, tiny: dict[str, object]
+) -> None:
+    once = TINY | {"epochs": 1}
+    call("train", **tiny, **once)
+    call("train", **tiny, **once, register_as="another")
+    assert len(runs("train")) == 1
+    assert {model.name for model in mlflow.search_registered_models()} == {"cxr-resnet50", "another"}
+
+
+def test_later_stages_take_a_model_by_version_and_follow_it_upstream(
+    tracking_store: str, call: Callable, tiny: dict[str, object]
+) -> None:
+    call("train", **tiny, **TINY | {"epochs": 1})
+    by_version = {"store": tiny["store"], "model": "models:/cxr-resnet50/1", "data": tiny["data"]}
+    assert call("explain", **by_version, layer="layer4").code == 0
+    assert call("register", **by_version).code == 0
+    assert len(runs("train")) == len(runs("split")) == len(runs("evaluate")) == 1
+    version = mlflow.MlflowClient().get_model_version_by_alias("cxr-resnet50", "candidate-phantom")
+    assert version.version == 1 or version.version == "1"

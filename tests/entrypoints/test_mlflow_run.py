@@ -1,0 +1,109 @@
+"""`mlflow run` itself, in processes of its own, against a real tracking server over HTTP."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real `mlflow server` on a free port, with a SQLite store and artifacts through the server; its URI."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+               "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+               "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True
+        )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_it_answers(uri, process, folder / "log")
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def _wait_until_it_answers(uri: str, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(240):
+        assert process.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"the server did not answer in two minutes: {log.read_text()}")
+
+
+@pytest.fixture
+def client(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    mlflow.set_tracking_uri(server)
+    yield mlflow.MlflowClient()
+    mlflow.set_tracking_uri(None)
+
+
+def mlflow_run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`mlflow run <root> --env-manager local ...` with an empty cache, from another folder."""
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(folder / "cache")}
+    command = ["mlflow", "run", str(ROOT), "--env-manager", "local", *words]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=280)
+
+
+def test_the_whole_chain_over_http(client: mlflow.MlflowClient, tmp_path: Path, phantom_folder: Path) -> None:
+    done = mlflow_run(
+        tmp_path, "-P", f"data={phantom_folder}", "-P", "epochs=1", "-P", "image_size=64", "-P", "batch_size=8"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "models:/cxr-resnet50/1" in done.stdout
+    runs = client.search_runs(["0"])
+    assert sorted(run.data.tags["stage"] for run in runs) == [
+        "evaluate", "explain", "main", "register", "split", "train",
+    ]  # fmt: skip
+    (parent,) = [run for run in runs if run.data.tags["stage"] == "main"]
+    assert f"/runs/{parent.info.run_id}" in done.stdout
+    assert all(run.info.status == "FINISHED" for run in runs)
+    children = [run for run in runs if run is not parent]
+    assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children)
+    assert parent.data.params["epochs"] == "1"  # as typed, by mlflow run itself
+    model = mlflow.pyfunc.load_model("models:/cxr-resnet50@champion-phantom")
+    assert model.unwrap_python_model().spec.image_size == 64
+    (train,) = [run for run in runs if run.data.tags["stage"] == "train"]
+    assert any(name.startswith("system/") for name in train.data.metrics) or train.info.end_time
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["-P", "epochs=ten"], "'ten' is not a valid integer"),
+        (["-P", "epoch=3"], "No such option"),
+        (["-P", "data=/nowhere/at/all"], "there is no such folder"),
+    ],
+)
+def test_a_wrong_value_fails_the_run_with_the_reason(
+    client: mlflow.MlflowClient, tmp_path: Path, words: list[str], reason: str
+) -> None:
+    before = {run.info.run_id for run in client.search_runs(["0"])}
+    done = mlflow_run(tmp_path, "-e", "train", *words)
+    assert done.returncode != 0
+    assert reason in " ".join(done.stderr.split())
+    (run,) = [run for run in client.search_runs(["0"]) if run.info.run_id not in before]
+    assert run.info.status == "FAILED"
+    assert reason in run.data.tags["failure"]
