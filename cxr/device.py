@@ -11,7 +11,7 @@ def choose(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # the meta device takes tensors, but gives none back
     except (RuntimeError, AssertionError) as error:
         # torch's own messages run over many lines; the first says what is missing
         reason = str(error).splitlines()[0]

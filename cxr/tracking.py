@@ -51,6 +51,8 @@ def connect() -> None:
     MLflow itself tries for four minutes; a server that is not there is said at once.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # its notices would drown the stages' own lines
+    # uv makes environments without pip, and MLflow warns that it cannot pin it
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = mlflow.get_tracking_uri()
     if not uri.startswith("http"):
