@@ -17,6 +17,8 @@ from cxr.errors import InputError, first_ten
 from cxr.findings import CLASSES
 from entrypoints.options import Common
 
+_PHANTOM_BYTES = 100_000_000  # about 70 MB are drawn
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -75,10 +77,11 @@ def data_folder(common: Common) -> Path:
 
 def phantom_folder(root: Path) -> Path:
     """The drawn cohort in a cache folder, drawn now if it is not there; other drawing code, other folder."""
-    version = hashlib.sha256(Path(phantom.__file__).read_bytes()).hexdigest()[:8]
-    place = root / f"phantom-{version}"
+    code = b"".join(path.read_bytes() for path in sorted(Path(phantom.__file__).parent.glob("phantom*.py")))
+    place = root / f"phantom-{hashlib.sha256(code).hexdigest()[:8]}"
     if not place.is_dir():
         click.echo(f"drawing the phantom cohort into {place}")
+        store.make_root(root, _PHANTOM_BYTES)
         phantom.draw(place)
     return place
 

@@ -70,7 +70,7 @@ def _open(folder: Path, size: int) -> Store:
 
 
 def _pack(folder: Path, names: Sequence[str], files: Mapping[str, Path], size: int) -> None:
-    _make_root(folder.parent, len(names) * size * size)
+    make_root(folder.parent, len(names) * size * size)
     try:
         unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.unfinished-", dir=folder.parent))
     except OSError as error:
@@ -86,7 +86,8 @@ def _pack(folder: Path, names: Sequence[str], files: Mapping[str, Path], size: i
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _make_root(root: Path, needed: int) -> None:
+def make_root(root: Path, needed: int) -> None:
+    """Make the folder of stores, and see that `needed` bytes are free there. Raises InputError."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -43,8 +43,10 @@ def choose(scores: pd.DataFrame, finding: str) -> dict[str, pd.Series]:
 def explain(
     network: nn.Module, layer: str, store: Store, scores: pd.DataFrame, finding: str, *, device: torch.device
 ) -> list[Example]:
-    """The chosen images of a finding with their Grad-CAM maps."""
+    """The chosen images of a finding with their Grad-CAM maps; none where it has no positive image."""
     chosen = choose(scores, finding)
+    if not chosen:
+        return []
     rows = store.rows_of([row["image"] for row in chosen.values()])
     shown: list[Example] = []
     for positions, images in batches(store, rows, batch_size=len(rows), device=device):

@@ -117,6 +117,11 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         logits = predict(self.network, self.store, self.val_rows, device=self.device)
         loss = binary_cross_entropy(torch.from_numpy(logits), self.val_labels)
+        if not torch.isfinite(loss):  # the epoch's last step can break weights whose own loss was still finite
+            raise FloatingPointError(
+                f"The validation loss is {float(loss)} after epoch {len(self.history) + 1}. A smaller lr usually "
+                "helps; nothing of this epoch was kept."
+            )
         table = metrics.per_class(scores_table(self.val, logits))
         return {"val/loss": float(loss), **metrics.flat(table, "val")}
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from cxr.data import phantom
-from cxr.data.phantom import MARKER_REGION, SHORTCUT_FINDING, Visit, deal, draw, paint
+from cxr.data.phantom import SHORTCUT_FINDING, deal, draw
+from cxr.data.phantom_picture import MARKER_REGION, Visit, paint
 from cxr.errors import InputError
 from cxr.findings import FINDINGS, NO_FINDING
 

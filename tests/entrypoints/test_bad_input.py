@@ -151,6 +151,7 @@ def test_a_store_that_cannot_be_made(
 ) -> None:
     (tmp_path / "file").write_text("")
     refused(call("train", data=phantom_folder, store=tmp_path / "file", **TINY), "store=", "cannot be made")
+    refused(call("split", data="phantom", store=tmp_path / "file"), "store=", "cannot be made")
 
 
 def test_a_learning_rate_that_diverges_fails_the_run_and_registers_nothing(

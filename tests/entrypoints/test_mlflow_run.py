@@ -13,6 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+DEMO_FLOOR = 0.65  # macro_14 on the phantom's test images; measured values are near 0.85
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 
@@ -64,13 +65,14 @@ def mlflow_run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`mlflow run <root> --env-manager local ...` with an empty cache, from another folder."""
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(folder / "cache")}
     command = ["mlflow", "run", str(ROOT), "--env-manager", "local", *words]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=800)
 
 
-def test_the_whole_chain_over_http(client: mlflow.MlflowClient, tmp_path: Path, phantom_folder: Path) -> None:
-    done = mlflow_run(
-        tmp_path, "-P", f"data={phantom_folder}", "-P", "epochs=1", "-P", "image_size=64", "-P", "batch_size=8"
-    )
+@pytest.mark.timeout(900)
+def test_the_demo_learns_the_phantom_and_leaves_everything_on_the_server(
+    client: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    done = mlflow_run(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "models:/cxr-resnet50/1" in done.stdout
     runs = client.search_runs(["0"])
@@ -82,11 +84,12 @@ def test_the_whole_chain_over_http(client: mlflow.MlflowClient, tmp_path: Path, 
     assert all(run.info.status == "FINISHED" for run in runs)
     children = [run for run in runs if run is not parent]
     assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children)
-    assert parent.data.params["epochs"] == "1"  # as typed, by mlflow run itself
+    assert parent.data.metrics["test/auroc/macro_14"] > DEMO_FLOOR
+    assert parent.data.metrics["test/macro_14_classes"] == 14
     model = mlflow.pyfunc.load_model("models:/cxr-resnet50@champion-phantom")
-    assert model.unwrap_python_model().spec.image_size == 64
+    assert model.unwrap_python_model().spec.image_size == 128
     (train,) = [run for run in runs if run.data.tags["stage"] == "train"]
-    assert any(name.startswith("system/") for name in train.data.metrics) or train.info.end_time
+    assert any(name.startswith("system/") for name in train.data.metrics)
 
 
 @pytest.mark.parametrize(
