@@ -52,6 +52,9 @@ def log_model(weights: Path, example: bytes, *, step: int, tags: dict[str, str])
         input_example=pd.DataFrame({"image": [example]}),
         # the local label of a wheel (+cu130) is in no registry
         pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in _REQUIREMENTS],
+        # no uv project: else a uv.lock in the working directory would travel along, with the registry
+        # hosts it names, and outrank these pins
+        uv_project_path=str(package),
         tags=tags,
         step=step,
     )

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import mlflow
@@ -62,7 +63,7 @@ def connect() -> None:
             pass
     except urllib.error.HTTPError:
         pass  # it answered; a proxy may well refuse /health
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:  # nobody, somebody else, no address
         raise InputError(f"MLFLOW_TRACKING_URI={uri}: no tracking server answers there ({error}).") from error
 
 
@@ -85,23 +86,23 @@ def run(stage: Stage, *, title: str, adopt: bool = False, system_metrics: bool =
     FAILED or KILLED with the reason as the tag `failure`.
     """
     opened = os.environ.pop("MLFLOW_RUN_ID", None)
-    if opened and not adopt:
-        handle = mlflow.start_run(nested=True, run_name=title, log_system_metrics=system_metrics)
-        os.environ["MLFLOW_RUN_ID"] = opened  # left for the stage that it belongs to
-    else:
-        handle = mlflow.start_run(opened, nested=True, run_name=title, log_system_metrics=system_metrics)
+    adopted = opened if adopt else None
+    handle = mlflow.start_run(adopted, nested=True, run_name=title, log_system_metrics=system_metrics)
     run_id: str = handle.info.run_id
     try:
         _describe(stage)
         yield run_id
+        # the fingerprint comes last: a run that carries it is whole
+        mlflow.set_tag("fingerprint", stage.fingerprint)
+        mlflow.end_run("FINISHED")
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         mark_failed(run_id, "interrupted" if interrupted else str(error) or repr(error))
         mlflow.end_run("KILLED" if interrupted else "FAILED")
         raise
-    # the fingerprint comes last: a run that carries it is whole
-    mlflow.set_tag("fingerprint", stage.fingerprint)
-    mlflow.end_run("FINISHED")
+    finally:
+        if opened and not adopt:  # left for the stage that it belongs to; MLflow clears it whenever a run ends
+            os.environ["MLFLOW_RUN_ID"] = opened
 
 
 def mark_failed(run_id: str, reason: str) -> None:

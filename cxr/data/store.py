@@ -7,8 +7,8 @@ names, their files' sizes and the geometry, so other files or another size never
 
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -71,8 +71,9 @@ def _open(folder: Path, size: int) -> Store:
 
 def _pack(folder: Path, names: Sequence[str], files: Mapping[str, Path], size: int) -> None:
     make_root(folder.parent, len(names) * size * size)
+    unfinished = folder.with_name(f"{folder.name}.unfinished-{secrets.token_hex(4)}")
     try:
-        unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.unfinished-", dir=folder.parent))
+        unfinished.mkdir()  # with the user's own rights, so that a team may share a store
     except OSError as error:
         raise InputError(f"store={folder.parent}: nothing can be written there ({error}).") from error
     try:

@@ -24,11 +24,13 @@ def predict(
     was_training = network.training
     network.eval()
     logits = np.empty((len(rows), len(CLASSES)), dtype=np.float32)
-    with torch.inference_mode(), tqdm(total=len(rows), desc="predict", unit="image", disable=None) as bar:
-        for positions, images in batches(store, rows, batch_size=batch_size, device=device):
-            logits[positions.numpy()] = network(images).float().cpu().numpy()
-            bar.update(len(positions))
-    network.train(was_training)
+    try:
+        with torch.inference_mode(), tqdm(total=len(rows), desc="predict", unit="image", disable=None) as bar:
+            for positions, images in batches(store, rows, batch_size=batch_size, device=device):
+                logits[positions.numpy()] = network(images).float().cpu().numpy()
+                bar.update(len(positions))
+    finally:
+        network.train(was_training)
     return logits
 
 

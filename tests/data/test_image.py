@@ -228,7 +228,7 @@ def test_more_pixels_than_are_read_are_refused_before_decoding(side: int, strict
         warnings.simplefilter("error" if strict else "ignore")
         said = refusal(path)
     assert said.startswith(f"{path}: ")
-    assert "pixels" in said
+    assert "pixels" in said.removeprefix(str(path))
 
 
 def test_largest_size_is_not_a_bomb() -> None:

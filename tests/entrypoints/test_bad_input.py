@@ -116,6 +116,18 @@ def test_images_skip_is_for_split_alone(
     refused(call("train", data=folder, images="skip", **TINY), "are not in", str(folder))
 
 
+def test_a_failure_behind_a_finished_upstream_stage_fails_the_run_that_mlflow_opened(
+    tracking_store: str, call: Callable, tmp_path: Path, phantom_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    opened = mlflow.MlflowClient().create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    refused(call("train", data=phantom_folder, store=tmp_path / "file", **TINY), "store=")
+    run = mlflow.get_run(opened)
+    assert run.info.status == "FAILED"
+    assert "store=" in run.data.tags["failure"]
+
+
 def test_a_run_id_that_does_not_exist(tracking_store: str, call: Callable) -> None:
     refused(call("train", split_run="0123abc"), "split_run=0123abc", "there is no such run", "split run")
     refused(call("evaluate", model="0123abc"), "model=0123abc", "there is no such run", "train run")

@@ -178,10 +178,13 @@ class TestTheWholeChain:
 
 
 def test_train_alone_makes_its_split_first_as_a_run_of_its_own(
-    tracking_store: str, call: Callable, tiny: dict[str, object]
+    tracking_store: str, call: Callable, tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    opened = mlflow.MlflowClient().create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
     assert call("train", **tiny, **TINY | {"epochs": 1}, register_as="").code == 0
     (train,), (split,) = runs("train"), runs("split")
+    assert train.info.run_id == opened
     assert train.data.tags["split_run"] == split.info.run_id
     assert "mlflow.parentRunId" not in split.data.tags
     assert mlflow.search_registered_models() == []

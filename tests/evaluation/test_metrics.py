@@ -140,9 +140,11 @@ def test_too_few_patients_keep_a_class_out_of_the_macro_and_it_says_so(
 
 
 def test_patients_count_and_images_do_not() -> None:
-    row = sides(9, 40, images=50)
-    assert (row["positives"], row["positive_patients"]) == (450, 9)
-    assert not row["in_macro"]
+    few_positive, few_negative = sides(9, 40, images=50), sides(40, 9, images=50)
+    assert (few_positive["positives"], few_positive["positive_patients"]) == (450, 9)
+    assert (few_negative["negatives"], few_negative["negative_patients"]) == (450, 9)
+    assert not few_positive["in_macro"]
+    assert not few_negative["in_macro"]
 
 
 def test_patient_with_both_kinds_of_image_counts_on_both_sides() -> None:
