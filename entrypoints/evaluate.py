@@ -12,6 +12,7 @@ from entrypoints.options import Common
 @options.model
 def main(common: Common, model: str) -> None:
     """Score the validation and test images, save the scores, report AUROC per class on test."""
+    options.refuse_limit(common, "model", model if common.data == "auto" else "")
     run(common, model=model)
 
 

@@ -25,6 +25,7 @@ CAUTION = (
 @options.layer
 def main(common: Common, model: str, layer: str) -> None:
     """Map every positive test image of every finding; log class means, figures and the raw maps."""
+    options.refuse_limit(common, "model", model if common.data == "auto" else "")
     run(common, evaluate_run=evaluate.run(common.for_upstream(), model=model), layer=layer)
 
 

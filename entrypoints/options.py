@@ -132,6 +132,14 @@ layer = click.option(
 )  # fmt: skip
 
 
+def refuse_limit(common: Common, given: str, value: str) -> None:
+    """A limit beside a run or model that is given already would change nothing, without a word."""
+    if common.limit is not None and value:
+        raise click.UsageError(
+            f"limit={common.limit} has no effect beside {given}={value}, whose split is made already."
+        )
+
+
 def common(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that every stage takes; the command gets them as one `common: Common`."""
 

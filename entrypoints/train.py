@@ -17,6 +17,7 @@ REGISTER_AS = "cxr-resnet50"
 @options.register_as
 def main(common: Common, recipe: str, overrides: Overrides, split_run: str, register_as: str) -> None:
     """Train a ResNet from random weights; log curves and checkpoints; register the best epoch."""
+    options.refuse_limit(common, "split_run", split_run)
     run(common, recipe=recipe, overrides=overrides, split_run=split_run, register_as=register_as)
 
 

@@ -100,11 +100,12 @@ def read_split(run_id: str, common: Common) -> Split:
     """Fetch a split run's table; data=auto takes the folder that the run was made from."""
     found = tracking.stage_run(run_id, "split", "split_run")
     tags = found.data.tags
-    place = data_folder(common)
     if common.data == "auto" and tags["dataset"] != "phantom":
         place = Path(tags["data_folder"])
         if not place.is_dir():
             raise InputError(f"split run {run_id} was made from {place}, not on this machine: give data=FOLDER.")
+    else:
+        place = data_folder(common)
     return Split(
         run_id=found.info.run_id,
         table=pd.read_parquet(tracking.artifact(found.info.run_id, "cohort.parquet")),
@@ -138,7 +139,7 @@ def ensure_registered(train_run: str, name: str) -> str | None:
     tags = tracking.stage_run(train_run, "train", "model").data.tags
     kept = {key: tags[key] for key in registry.VERSION_TAGS if key in tags} | {"train_run": train_run}
     version = registry.ensure_version(name, tags["model_uri"], train_run, kept)
-    click.echo(f"train: registered as models:/{name}/{version}")
+    click.echo(f"registered as models:/{name}/{version}")
     return version
 
 

@@ -181,8 +181,8 @@ def test_a_run_that_broke_says_why_and_is_never_taken_for_whole(
 
 
 def test_a_run_that_cannot_even_be_described_fails() -> None:
-    too_long = replace(STAGE, config={"lr": "9" * 7000})  # MLflow takes 6,000 characters
-    with pytest.raises(MlflowException, match="lr"), run(too_long, title="broken"):
+    misnamed = replace(STAGE, config={"lr?": 1})  # MLflow takes no question mark in a name
+    with pytest.raises(MlflowException, match=r"lr\?"), run(misnamed, title="broken"):
         raise AssertionError("the stage's own work began")
     (found,) = mlflow.search_runs(output_format="list")
     assert found.info.status == "FAILED"
@@ -225,7 +225,6 @@ def test_a_stage_that_does_not_adopt_leaves_the_opened_run_for_its_owner(monkeyp
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
     with run(replace(STAGE, name="split"), title="split") as run_id:
         assert run_id != given
-        assert os.environ["MLFLOW_RUN_ID"] == given
     assert os.environ["MLFLOW_RUN_ID"] == given
     assert "mlflow.parentRunId" not in tags(run_id)
     assert status(given) == "RUNNING"

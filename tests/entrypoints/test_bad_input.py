@@ -32,6 +32,8 @@ USAGE = [
     ("train", {"register_as": "a/b"}, "'a/b' is not a model name"),
     ("explain", {"layer": "conv1"}, "'conv1' is not one of"),
     ("register", {"register_as": ""}, "expected the name of a registered model"),
+    ("train", {"split_run": "abc", "limit": 5}, "limit=5 has no effect beside split_run=abc"),
+    ("explain", {"model": "models:/m/1", "limit": 5}, "limit=5 has no effect beside model=models:/m/1"),
 ]
 
 

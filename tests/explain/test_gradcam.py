@@ -9,7 +9,9 @@ from cxr.explain.gradcam import LAYERS, default_layer, signed_maps
 from cxr.findings import CLASSES
 from cxr.model import build
 
-TARGETS = torch.tensor([3, 0, 14, 3, 9])  # each image its own: https://github.com/jacobgil/pytorch-grad-cam/issues/328
+TARGETS = torch.tensor(
+    [3, 0, 14, 3, 9]
+)  # each image its own: https://github.com/jacobgil/pytorch-grad-cam/issues/328
 SIDES = {"layer1": 16, "layer2": 8, "layer3": 4, "layer4": 2}
 
 
