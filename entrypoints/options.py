@@ -67,8 +67,8 @@ class Device(click.ParamType[str]):
     name = "device"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)):
-            self.fail(f"{value!r} is not a device. Expected auto, cpu, mps, cuda or cuda:N.", param, ctx)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
+            self.fail(f"{value!r} is not a device. Expected auto, cpu, cuda or cuda:N.", param, ctx)
         return str(value)
 
 
@@ -93,7 +93,7 @@ _COMMON = (
                  "Empty: the user's cache folder."),
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=123, help="Of the validation carve, "
                  "the initial weights and the order of images."),
-    click.option("--device", type=Device(), default="auto", help="auto, cpu, mps, cuda or cuda:N."),
+    click.option("--device", type=Device(), default="auto", help="auto, cpu, cuda or cuda:N."),
     click.option("--limit", type=Maybe(click.IntRange(min=1)), default="", help="Keep the first N patients, "
                  "for trying things. Empty: all."),
     click.option("--fresh", type=click.BOOL, default="false", help="true: run again even where a finished run "

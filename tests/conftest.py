@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# before torch is imported: its threads shall not spin against whatever else runs here
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # CXR_REAL_DATA names a folder with nih/, external/ and predictions/; without it the real-data cases skip.
 REAL_DATA = os.environ.get("CXR_REAL_DATA", "")
 
@@ -36,9 +39,11 @@ def empty_tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite tracking store without runs: copying it is faster than migrating each time."""
     import mlflow
 
-    database = tmp_path_factory.mktemp("tracking") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{database}").search_experiments()
-    return database
+    folder = tmp_path_factory.mktemp("tracking")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # artifacts go where the database was made
+        mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder / "mlflow.db"
 
 
 @pytest.fixture

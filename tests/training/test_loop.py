@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -136,7 +137,7 @@ def test_the_records_validation_numbers_follow_from_the_network(
 
 
 def test_batch_norm_learns_from_training_batches_only(trainer: Callable[..., Trainer]) -> None:
-    network = small()
+    network = small().eval()  # however it is handed over
     seen: list[tuple[bool, int]] = []
     network[1].register_forward_hook(lambda layer, images, _: seen.append((layer.training, len(images[0]))))
     for record in trainer(network, epochs=3).epochs():
@@ -330,7 +331,7 @@ def test_a_far_too_large_step_size_ends_training(trainer: Callable[..., Trainer]
 
 
 def test_a_checkpoint_holds_the_state_after_the_last_record(
-    store: Store, trainer: Callable[..., Trainer], tmp_path
+    store: Store, trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
     network = small()
     one = trainer(network)
@@ -352,7 +353,7 @@ def test_a_checkpoint_holds_the_state_after_the_last_record(
 
 
 def test_a_saved_checkpoint_stays_as_it_was_while_training_goes_on(
-    trainer: Callable[..., Trainer], tmp_path
+    trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
     network = small()
     records = trainer(network).epochs()
