@@ -34,7 +34,8 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], origin: s
     try:
         network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise InputError(f"{origin}: these are not this network's weights ({error}).") from error
+        reason = " ".join(str(error).split())[:300]  # torch names every tensor, over hundreds of lines
+        raise InputError(f"{origin}: these are not this network's weights ({reason}).") from error
 
 
 @dataclass(frozen=True, kw_only=True)
