@@ -71,7 +71,6 @@ def run(common: Common, *, evaluate_run: str, layer: str = "auto") -> str:
             mlflow.log_image(card, key=f"gradcam/{finding}")
         tracking.log_arrays(classmaps.arrays(maps), "maps.npz")
         tracking.log_frame(classmaps.summary(maps), "class_maps")
-        mlflow.log_metrics(classmaps.metrics(maps))
 
         scope = f"{upstream.scope_line(source)} Mean over all test positives at {chosen}, ReLU per image."
         auroc = table["auroc"].dropna().sort_values(ascending=False)

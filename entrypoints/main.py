@@ -19,6 +19,7 @@ def main(
 ) -> None:
     """Run every stage in turn and register the trained model."""
     from cxr import tracking
+    from entrypoints import upstream
 
     tracking.connect()
     # no parameters: the UI prints them all above each image card, and the stages carry their own
@@ -33,6 +34,8 @@ def main(
         version = register.run(common, evaluate_run=evaluate_run, register_as=register_as) if register_as else ""
         runs = {"split_run": split_run, "train_run": train_run, "evaluate_run": evaluate_run,
                 "explain_run": explain_run}  # fmt: skip
+        source = upstream.read_split(split_run, common)
+        upstream.log_rows(source.table, source.tags, source.folder, "test")
         headline = _carry(runs, f"models:/{register_as}/{version}" if version else "not registered")
     click.echo(f"\n{headline}\n{tracking.address(run_id)}")
 

@@ -116,13 +116,6 @@ def summary(maps: dict[str, ClassMap]) -> pd.DataFrame:
     return pd.DataFrame(rows, index=pd.Index(list(maps), name="finding"))
 
 
-def metrics(maps: dict[str, ClassMap]) -> dict[str, float]:
-    """Counts as runs carry them: `explain/images/Edema`, `explain/zero_maps/Edema` ..."""
-    table = summary(maps)
-    columns = ("images", "patients", "zero_maps")
-    return {f"explain/{column}/{name}": float(table[column][name]) for column in columns for name in maps}
-
-
 def arrays(maps: dict[str, ClassMap]) -> dict[str, np.ndarray]:
     """All arrays by `<finding>/<mean_relu | sd_relu | mean_signed | sd_signed | mean_image>`, for an .npz."""
     names = ("mean_relu", "sd_relu", "mean_signed", "sd_signed", "mean_image")

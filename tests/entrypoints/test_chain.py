@@ -147,8 +147,9 @@ class TestTheWholeChain:
         maps = np.load(fetched(explain, "maps.npz"))
         present = {name for name in FINDINGS if table[name].any()}
         assert {name.split("/")[0] for name in maps.files} == present
+        summary = pd.read_csv(fetched(explain, "class_maps.csv"), index_col="finding")
         for finding in present:
-            assert explain.data.metrics[f"explain/images/{finding}"] == table[finding].sum()
+            assert summary.loc[finding, "images"] == table[finding].sum()
             assert (maps[f"{finding}/mean_relu"] >= 0).all()
         assert {"gradcam_top3.png", "gradcam_lowest3.png", "images"} <= names_of_artifacts(explain)
         assert explain.data.params["config.layer"] == "layer3"
@@ -159,6 +160,7 @@ class TestTheWholeChain:
             assert parent.data.metrics[name] == value
         assert {"auroc.png", "gradcam_top3.png", "images"} <= names_of_artifacts(parent)
         assert parent.data.tags["mlflow.loggedImages"] == "True"
+        assert [item.dataset.name for item in parent.inputs.dataset_inputs] == ["phantom-test"]
         assert "says nothing about real X-rays" in parent.data.tags["mlflow.note.content"]
 
     def test_the_version_says_what_it_is_and_has_phantom_aliases_only(self) -> None:

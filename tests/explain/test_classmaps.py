@@ -11,7 +11,7 @@ from torchvision.models import ResNet
 
 from cxr.data.store import Store
 from cxr.explain import classmaps
-from cxr.explain.classmaps import ClassMap, ClassMean, arrays, class_map, metrics, summary, upsample
+from cxr.explain.classmaps import ClassMap, ClassMean, arrays, class_map, summary, upsample
 from cxr.explain.gradcam import signed_maps
 from cxr.model import build
 
@@ -209,15 +209,6 @@ def test_the_summary_has_one_row_a_finding() -> None:
     assert table.loc["Edema"].to_dict() == {
         "images": 4, "patients": 2, "zero_maps": MAPS["Edema"].zero_maps,
         "peak_of_mean_relu": MAPS["Edema"].mean_relu.max(),
-    }  # fmt: skip
-
-
-def test_metrics_are_the_counts_under_the_names_that_runs_show() -> None:
-    assert metrics(MAPS) == {
-        "explain/images/Edema": 4.0, "explain/images/Hernia": 1.0,
-        "explain/patients/Edema": 2.0, "explain/patients/Hernia": 1.0,
-        "explain/zero_maps/Edema": float(MAPS["Edema"].zero_maps),
-        "explain/zero_maps/Hernia": float(MAPS["Hernia"].zero_maps),
     }  # fmt: skip
 
 

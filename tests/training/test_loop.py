@@ -229,10 +229,12 @@ def test_a_record_holds_numbers_under_the_names_that_runs_show(trainer: Callable
 
 
 def test_the_line_names_what_is_known() -> None:
-    metrics = {"train/loss": 0.51234, "val/loss": 0.25, "val/auroc/macro_14": 0.7, "val/auroc/Mass": 0.9}
-    assert (
-        Epoch(number=3, metrics=metrics, is_best=True).line
-        == "epoch 3: train/loss 0.5123, val/loss 0.25, val/auroc/macro_14 0.7 (best so far)"
+    metrics = {
+        "train/loss": 0.51234, "val/loss": 0.25, "val/auroc/macro_14": 0.7, "val/macro_14_classes": 2,
+        "val/auroc/Mass": 0.9,
+    }  # fmt: skip
+    assert Epoch(number=3, metrics=metrics, is_best=True).line == (
+        "epoch 3: train/loss 0.5123, val/loss 0.25, val/auroc/macro_14 0.7 (mean of 2 findings); best so far"
     )
     assert Epoch(number=4, metrics={"val/loss": 1.0}, is_best=False).line == "epoch 4: val/loss 1"
 
