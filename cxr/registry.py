@@ -32,7 +32,7 @@ _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", 
 # The train run's tags that its version carries, so that a version says what it is without its run.
 VERSION_TAGS = (
     "arch", "recipe", "image_size", "dataset", "scope", "data_digest", "images_digest", "split_digest",
-    "split_run", "git_commit", "best_by", "best_epoch", "val_macro_14", "weights_digest",
+    "split_run", "git_commit", "best_by", "best_epoch", "val_macro_14", "val_macro_14_classes", "weights_digest",
 )  # fmt: skip
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("binary", "image")]),

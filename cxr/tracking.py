@@ -106,8 +106,10 @@ def run(stage: Stage, *, title: str, adopt: bool = False, system_metrics: bool =
 
 
 def mark_failed(run_id: str, reason: str) -> None:
-    """Put the reason on a run as the tag `failure`."""
-    mlflow.MlflowClient().set_tag(run_id, "failure", reason[:5000])
+    """Put the reason on a run as the tag `failure`, and as its description, where the UI shows it first."""
+    client = mlflow.MlflowClient()
+    client.set_tag(run_id, "failure", reason[:5000])
+    client.set_tag(run_id, "mlflow.note.content", f"Failed: {reason[:5000]}")
 
 
 def fail_opened_run(reason: str) -> None:
@@ -187,10 +189,14 @@ def describe_run(text: str, table: pd.DataFrame | None = None) -> None:
     if table is not None:
         names = [str(table.index.name or ""), *map(str, table.columns)]
         rows = [
-            [str(index), *map(str, row)] for index, row in zip(table.index, table.to_numpy(object), strict=True)
+            [str(index), *map(_cell, row)] for index, row in zip(table.index, table.to_numpy(object), strict=True)
         ]
         lines += ["", *(f"| {' | '.join(cells)} |" for cells in [names, ["---"] * len(names), *rows])]
     mlflow.set_tag("mlflow.note.content", "\n".join(lines))
+
+
+def _cell(value: object) -> str:
+    return f"{value:,.10g}" if isinstance(value, float) else str(value)
 
 
 def stage_run(run_id: str, stage: str, parameter: str) -> Run:

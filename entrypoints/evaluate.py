@@ -28,7 +28,7 @@ def run(common: Common, *, model: str = "", split_run: str = "") -> str:
     from cxr import device, figures, published, serving, tracking
     from cxr.evaluation import metrics
     from cxr.evaluation.predict import predict, scores_table
-    from cxr.findings import CLASSES, FINDINGS
+    from cxr.findings import CLASSES, FINDINGS, NO_FINDING
     from entrypoints import upstream
 
     tracking.connect()
@@ -70,7 +70,10 @@ def run(common: Common, *, model: str = "", split_run: str = "") -> str:
         scope = upstream.scope_line(source)
         mlflow.set_tags({"scope_line": scope, "headline": f"{macro.line}. {scope}"})
         figure = figures.auroc(
-            table.rename(columns={"positive_patients": "patients"}).reset_index(),
+            # the drawn macro is that of the 14 findings
+            table.assign(in_macro=table["in_macro"] & (table.index != NO_FINDING))
+            .rename(columns={"positive_patients": "patients"})
+            .reset_index(),
             macro=macro.value, macro_note=macro.note, subtitle=scope,
         )  # fmt: skip
         mlflow.log_figure(figure, "auroc.png")

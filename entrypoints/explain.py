@@ -75,6 +75,8 @@ def run(common: Common, *, evaluate_run: str, layer: str = "auto") -> str:
         scope = f"{upstream.scope_line(source)} Mean over all test positives at {chosen}, ReLU per image."
         auroc = table["auroc"].dropna().sort_values(ascending=False)
         ranked = [name for name in auroc.index if name in maps]
+        carried = [name for name in ranked if table.loc[name, "in_macro"]]
+        ranked = carried if len(carried) >= 3 else ranked  # few patients make the extremes by chance
         for place, words, names in (
             ("top3", "three highest AUROC", ranked[:3]),
             ("lowest3", "three lowest AUROC", ranked[-3:]),
@@ -88,7 +90,11 @@ def run(common: Common, *, evaluate_run: str, layer: str = "auto") -> str:
             if rows:
                 figure = figures.class_maps(rows, title=f"Class-averaged Grad-CAM, {words}", subtitle=scope)
                 mlflow.log_figure(figure, f"gradcam_{place}.png")
-                figure = figures.panel(tiles, title=f"Grad-CAM of single images, {words}", subtitle=PANEL)
+                figure = figures.panel(
+                    tiles,
+                    title=f"Grad-CAM of single images, {words}",
+                    subtitle=f"{upstream.scope_line(source)} {PANEL}",
+                )
                 mlflow.log_figure(figure, f"gradcam_{place}_images.png")
         tracking.describe_run(f"{scope} {CAUTION}", classmaps.summary(maps).round(4))
     click.echo(f"explain: {len(maps)} findings; run {run_id}")

@@ -47,8 +47,8 @@ def run(common: Common, *, val_fraction: float = VAL_FRACTION) -> str:
         for part in splits.SPLITS:
             upstream.log_rows(table, tags, cohort.folder, part)
         tracking.log_frame(table, "cohort.parquet")
-        tracking.log_frame(people.round(2).rename_axis(""), "table1_demographics")
-        tracking.log_frame(counts, "table2_positives")
+        tracking.log_frame(people.round(2).rename_axis("measure"), "table1_demographics")
+        tracking.log_frame(counts.rename_axis("finding"), "table2_positives")
         mlflow.log_figure(figures.prevalence(counts, subtitle=cohort.describe()), "prevalence.png")
         tracking.describe_run(f"{cohort.describe()}.", people.round(1))
     click.echo(f"split: {cohort.describe()}; run {run_id}")

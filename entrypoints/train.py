@@ -51,7 +51,7 @@ def run(
         upstream=(source.run_id,),
     )
     if found := upstream.reuse(stage, common):
-        upstream.ensure_registered(found, register_as)
+        _register(found, register_as)
         return found
     packed = source.open_store(common.store, chosen.image_size)
     network = model.build(chosen.arch, seed=common.seed)
@@ -82,9 +82,16 @@ def run(
         uri = registry.log_model(Path(scratch, WEIGHTS), example_png(), step=chosen_weights.epoch, tags=tags)
         digest = model.weights_digest(chosen_weights.weights)
         mlflow.set_tags(trainer.best() | {"model_uri": uri, "weights_digest": digest})
-    upstream.ensure_registered(run_id, register_as)
+    _register(run_id, register_as)
     click.echo(f"train: run {run_id}")
     return run_id
+
+
+def _register(run_id: str, name: str) -> None:
+    from entrypoints import upstream
+
+    if version := upstream.ensure_registered(run_id, name):
+        click.echo(f"train: models:/{name}/{version}")
 
 
 if __name__ == "__main__":

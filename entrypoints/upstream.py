@@ -91,6 +91,8 @@ def reuse(stage: tracking.Stage, common: Common) -> str | None:
     found = None if common.fresh else tracking.finished(stage)
     if found:
         click.echo(f"{stage.name}: reusing run {found}, same fingerprint (fresh=true runs it again)")
+        if headline := mlflow.get_run(found).data.tags.get("headline"):
+            click.echo(f"{stage.name}: {headline}")
         if common.command == stage.name:
             tracking.point_opened_run(found)
     return found
@@ -138,9 +140,7 @@ def ensure_registered(train_run: str, name: str) -> str | None:
         return None
     tags = tracking.stage_run(train_run, "train", "model").data.tags
     kept = {key: tags[key] for key in registry.VERSION_TAGS if key in tags} | {"train_run": train_run}
-    version = registry.ensure_version(name, tags["model_uri"], train_run, kept)
-    click.echo(f"registered as models:/{name}/{version}")
-    return version
+    return registry.ensure_version(name, tags["model_uri"], train_run, kept)
 
 
 def scope_line(source: Split) -> str:

@@ -85,7 +85,7 @@ class Cohort:
         if self.phantom:
             return f"Drawn phantom, not X-rays: {size}; its numbers say nothing about real X-rays"
         dropped = f"; {self.missing_images:,} without a file left out" if self.missing_images else ""
-        whole = "" if self.scope == "official" else "a sample of "
+        whole = "" if self.scope == "official" else "A sample of "
         return f"{whole}NIH ChestX-ray14 ({self.edition}): {size}{dropped}"
 
 

@@ -28,6 +28,8 @@ def takes_over(candidate: Standing, champion: Standing | None) -> tuple[bool, st
     if _RANK[candidate.scope] != _RANK[champion.scope]:
         better = _RANK[candidate.scope] > _RANK[champion.scope]
         return better, f"it was trained on {candidate.scope} data, the champion on {champion.scope} data"
+    if candidate.val_macro_14 is not None and champion.val_macro_14 is None:
+        return True, f"the validation macro_14 of champion version {champion.version} was undefined"
     if candidate.split_digest != champion.split_digest:
         return False, f"its split differs from that of champion version {champion.version}: not comparable"
     if candidate.val_macro_14 is None or champion.val_macro_14 is None:

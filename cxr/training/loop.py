@@ -96,6 +96,7 @@ class Trainer:
             "best_by": self.criterion,
             "best_epoch": str(number),
             "val_macro_14": "" if macro is None else f"{macro:.6f}",
+            "val_macro_14_classes": f"{self.history[number - 1]['val/macro_14_classes']:.0f}",
         }
 
     def _train_epoch(self, number: int) -> float:

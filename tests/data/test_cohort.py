@@ -193,7 +193,7 @@ def test_phantom_folder_says_that_it_is_one(phantom_folder: Path) -> None:
 def test_hand_written_folder_is_a_sample_and_says_so(tmp_path: Path) -> None:
     read = cohort.read(Files().write(tmp_path))
     assert (read.name, read.scope, is_official(read.table)) == ("nih", "sample", False)
-    assert read.describe() == f"a sample of NIH ChestX-ray14 ({NEW}): 4 images of 3 patients"
+    assert read.describe() == f"A sample of NIH ChestX-ray14 ({NEW}): 4 images of 3 patients"
 
 
 # ---------------------------------------------------------------- what is refused

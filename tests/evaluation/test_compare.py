@@ -46,7 +46,7 @@ def test_another_split_is_not_comparable(scope: str) -> None:
     assert reason == "its split differs from that of champion version 1: not comparable"
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(None, 0.5), (0.9, None), (None, None)])
+@pytest.mark.parametrize(("ours", "theirs"), [(None, 0.5), (None, None)])
 def test_undefined_value_is_not_comparable(ours: float | None, theirs: float | None) -> None:
     better, reason = takes_over(standing("2", ours), standing("1", theirs))
     assert not better
@@ -68,3 +68,9 @@ def test_higher_validation_value_on_the_same_split_decides(
     better, reason = takes_over(standing("2", ours), standing("1", theirs))
     assert better is expected
     assert reason == f"its validation macro_14 {words} of champion version 1"
+
+
+def test_a_champion_that_was_never_measured_gives_way_to_one_that_was() -> None:
+    better, reason = takes_over(standing("2", 0.5), standing("1", None))
+    assert better
+    assert "champion version 1 was undefined" in reason
