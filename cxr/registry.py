@@ -110,6 +110,11 @@ def describe(name: str, version: str, text: str) -> None:
 
 def standing(version: ModelVersion) -> Standing:
     """What the promotion decision needs to know of a version, from its tags."""
+    if "scope" not in version.tags or "split_digest" not in version.tags:
+        raise InputError(
+            f"models:/{version.name}/{version.version}: that version was not made by this project's train stage, "
+            "so no other can be compared with it. Give register_as another name."
+        )
     macro = version.tags.get("val_macro_14", "")
     return Standing(
         version=str(version.version),

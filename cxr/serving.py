@@ -8,6 +8,7 @@ installed, and no pickle is read on the way:
     network = model.unwrap_python_model().network("cuda")  # the torchvision ResNet, ready for Grad-CAM
 """
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,24 @@ class ChestXrayClassifier(PythonModel):
 
     def _decode(self, image: bytes, row: int) -> np.ndarray:
         try:
+            if not isinstance(image, bytes | bytearray | memoryview):
+                raise InputError(f"{type(image).__name__} instead of the bytes of a PNG or JPEG file.")
             return decode(bytes(image), self.spec.image_size)
-        except (InputError, TypeError) as error:
+        except InputError as error:
             raise MlflowException.invalid_parameter_value(f"image in row {row}: {error}") from error
 
 
 def load_network(model_uri: str, *, device: str | torch.device = "cpu") -> tuple[ResNet, Spec]:
     """The network of `models:/cxr-resnet50/1`, `models:/cxr-resnet50@champion` or a run's model, in eval mode.
 
-    Raises InputError for a model that is not this project's; MlflowException where there is none.
+    Raises InputError for a model that is not this project's, or that cannot be fetched.
     """
-    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri))
-    weights = folder / "artifacts" / WEIGHTS
-    if not weights.exists():
-        raise InputError(f"{model_uri}: it holds no {WEIGHTS}, so it is not a model of this project.")
-    return open_network(weights, device=device)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            folder = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=scratch)
+        except (MlflowException, OSError) as error:
+            raise InputError(f"{model_uri}: this model cannot be fetched ({error}).") from error
+        weights = Path(folder) / "artifacts" / WEIGHTS
+        if not weights.exists():
+            raise InputError(f"{model_uri}: it holds no {WEIGHTS}, so it is not a model of this project.")
+        return open_network(weights, device=device)

@@ -4,6 +4,8 @@ MLflow's own calls (`mlflow.log_metrics`, `mlflow.log_figure` ...) stay as they 
 here is what is more than one call.
 """
 
+import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -13,7 +15,6 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -55,6 +56,7 @@ def connect() -> None:
     # uv makes environments without pip, and MLflow warns that it cannot pin it
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    code_digest()
     uri = mlflow.get_tracking_uri()
     if not uri.startswith("http"):
         return
@@ -78,7 +80,7 @@ def finished(stage: Stage) -> str | None:
     return runs[0].info.run_id if runs else None
 
 
-@contextmanager
+@contextlib.contextmanager
 def run(stage: Stage, *, title: str, adopt: bool = False, system_metrics: bool = False) -> Iterator[str]:
     """A run for a stage, nested where one is active already; yields its id.
 
@@ -97,8 +99,11 @@ def run(stage: Stage, *, title: str, adopt: bool = False, system_metrics: bool =
         mlflow.end_run("FINISHED")
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        mark_failed(run_id, "interrupted" if interrupted else str(error) or repr(error))
-        mlflow.end_run("KILLED" if interrupted else "FAILED")
+        if isinstance(error, MlflowException):  # it has been tried for minutes: not again for each last word
+            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+        with contextlib.suppress(MlflowException):  # the first error is the one to be seen
+            mark_failed(run_id, "interrupted" if interrupted else str(error) or repr(error))
+            mlflow.end_run("KILLED" if interrupted else "FAILED")
         raise
     finally:
         if opened and not adopt:  # left for the stage that it belongs to; MLflow clears it whenever a run ends
@@ -221,16 +226,37 @@ def stage_run(run_id: str, stage: str, parameter: str) -> Run:
     return found
 
 
+def frame(run_id: str, path: str) -> pd.DataFrame:
+    """Fetch a Parquet table of a run. Raises InputError for one that is missing or not whole."""
+    local = artifact(run_id, path)
+    try:
+        return pd.read_parquet(local)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise InputError(f"run {run_id}: its artifact {path} is not a whole table ({error}).") from error
+
+
+@functools.cache
+def _downloads() -> tempfile.TemporaryDirectory[str]:
+    """Where artifacts of other runs lie while this process needs them; removed when it ends."""
+    return tempfile.TemporaryDirectory(prefix="cxr-")
+
+
 def artifact(run_id: str, path: str) -> Path:
     """Fetch an artifact (file or folder) of a run; the path on this machine."""
     try:
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
+        place = Path(_downloads().name, run_id)
+        place.mkdir(exist_ok=True)
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(place)))
     except (MlflowException, OSError) as error:
         raise InputError(f"run {run_id}: its artifact {path} cannot be fetched ({error}).") from error
 
 
+@functools.cache
 def code_digest() -> str:
-    """16 hexadecimal digits over all Python files of `cxr/` and `entrypoints/`."""
+    """16 hexadecimal digits over all Python files of `cxr/` and `entrypoints/`, as this process found them.
+
+    Kept from the first call, in `connect`: files edited while a run goes on must not rename its result.
+    """
     state = hashlib.sha256()
     for folder in ("cxr", "entrypoints"):
         for path in sorted((_ROOT / folder).rglob("*.py")):

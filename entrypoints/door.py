@@ -1,5 +1,6 @@
 """The way into and out of every command: one clear paragraph for what a user got wrong, an honest exit code."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -43,6 +44,9 @@ def enter(command: click.Command, name: str) -> NoReturn:
         sys.exit(130)
     except Exception as error:
         _fail_opened_run(f"{type(error).__name__}: {error}")
+        if type(error).__module__.startswith("mlflow."):  # a server that went away, a right that is missing
+            print(f"\nError: MLflow: {error}", file=sys.stderr)
+            sys.exit(1)
         raise
     sys.exit(0)
 
@@ -53,6 +57,9 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _fail_opened_run(reason: str) -> None:
     if "MLFLOW_RUN_ID" in os.environ:
-        from cxr.tracking import fail_opened_run  # imports mlflow: four seconds
+        from mlflow.exceptions import MlflowException  # four seconds: not before it is needed
 
-        fail_opened_run(reason)
+        from cxr.tracking import fail_opened_run
+
+        with contextlib.suppress(MlflowException):  # the reason is on the screen already
+            fail_opened_run(reason)

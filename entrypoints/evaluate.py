@@ -16,7 +16,7 @@ def main(common: Common, model: str) -> None:
     run(common, model=model)
 
 
-def run(common: Common, *, model: str = "", split_run: str = "") -> str:
+def run(common: Common, *, model: str = "", split_run: str = "", register_as: str = train.REGISTER_AS) -> str:
     """Make or find the evaluate run of a model on a split; its run id.
 
     Without a split run: where a model and a data folder are given, that folder's test images are
@@ -33,11 +33,13 @@ def run(common: Common, *, model: str = "", split_run: str = "") -> str:
 
     tracking.connect()
     where = device.choose(common.device)
-    trained = upstream.read_model(model or train.run(common.for_upstream()))
+    trained = upstream.read_model(model or train.run(common.for_upstream(), register_as=register_as))
     if not split_run:
         elsewhere = bool(model) and common.data != "auto"
         split_run = split.run(common.for_upstream()) if elsewhere else trained.tags["split_run"]
-    source = upstream.read_split(split_run, common)
+    own = split_run == trained.tags["split_run"]
+    source = upstream.read_split(split_run, common, made_from=trained.tags["data_folder"] if own else "")
+    upstream.refuse_leak(source, trained)
     stage = tracking.Stage(
         name="evaluate",
         config={"model": trained.model_id},
@@ -48,18 +50,22 @@ def run(common: Common, *, model: str = "", split_run: str = "") -> str:
         return found
     network, spec = serving.load_network(trained.uri, device=where)
     packed = source.open_store(common.store, spec.image_size)
-    title = f"evaluate {spec.arch} {spec.image_size}px on {source.tags['dataset']}"
+    title = f"evaluate {spec.arch} {spec.image_size}px on {source.name}"
     with tracking.run(stage, title=title, adopt=common.command == "evaluate") as run_id:
         mlflow.set_tags(
-            source.tags | {"split_run": source.run_id, "train_run": trained.train_run, "model_uri": trained.uri}
+            source.tags
+            | {"split_run": source.run_id, "train_run": trained.train_run, "model_uri": trained.uri}
+            | {"data_folder": str(source.folder), "trained_on": trained.tags["scope"]}
         )
-        rows = pd.concat([source.rows("val"), source.rows("test")], ignore_index=True)
+        # validation rows of another carve may have been training rows of this model
+        parts = ("val", "test") if own else ("test",)
+        rows = pd.concat([source.rows(part) for part in parts], ignore_index=True)
         logits = predict(network, packed, packed.rows_of(rows["image"].tolist()), device=where)
         scores = scores_table(rows, logits)
         tracking.log_frame(scores, "scores.parquet")  # before anything is computed from it
 
         table = metrics.per_class(scores[scores["split"] == "test"])
-        if source.tags["scope"] == "official":
+        if source.tags["scope"] == trained.tags["scope"] == "official":
             table["paper"] = pd.Series(published.AHMED_2025_AUROC)
         macro = metrics.macro(table, FINDINGS)
         tested = upstream.log_rows(source.table, source.tags, source.folder, "test")
@@ -68,13 +74,15 @@ def run(common: Common, *, model: str = "", split_run: str = "") -> str:
         classes = {"macro_14": macro.classes, "macro_15": metrics.macro(table, CLASSES).classes}
         mlflow.log_dict({name: list(kept) for name, kept in classes.items()}, "macro_classes.json")
         scope = upstream.scope_line(source)
+        if not own:
+            scope += f" The model was trained on other data: {trained.tags['dataset']} ({trained.tags['scope']})."
         mlflow.set_tags({"scope_line": scope, "headline": f"{macro.line}. {scope}"})
         figure = figures.auroc(
             # the drawn macro is that of the 14 findings
             table.assign(in_macro=table["in_macro"] & (table.index != NO_FINDING))
             .rename(columns={"positive_patients": "patients"})
             .reset_index(),
-            macro=macro.value, macro_note=macro.note, subtitle=scope,
+            macro=macro.value, macro_note=macro.brief, subtitle=scope,
         )  # fmt: skip
         mlflow.log_figure(figure, "auroc.png")
         tracking.describe_run(f"{macro.line}. {scope}", metrics.readable(table))

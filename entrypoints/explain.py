@@ -32,7 +32,6 @@ def main(common: Common, model: str, layer: str) -> None:
 def run(common: Common, *, evaluate_run: str, layer: str = "auto") -> str:
     """Make or find the explain run of an evaluate run; its run id."""
     import mlflow
-    import pandas as pd
 
     from cxr import device, figures, serving, tracking
     from cxr.evaluation import metrics
@@ -43,8 +42,8 @@ def run(common: Common, *, evaluate_run: str, layer: str = "auto") -> str:
     tracking.connect()
     where = device.choose(common.device)
     tags = tracking.stage_run(evaluate_run, "evaluate", "evaluate_run").data.tags
-    source = upstream.read_split(tags["split_run"], common)
-    scores = pd.read_parquet(tracking.artifact(evaluate_run, "scores.parquet"))
+    source = upstream.read_split(tags["split_run"], common, made_from=tags["data_folder"])
+    scores = tracking.frame(evaluate_run, "scores.parquet")
     network, spec = serving.load_network(tags["model_uri"], device=where)
     chosen = gradcam.default_layer(spec.image_size) if layer == "auto" else layer
     stage = tracking.Stage(

@@ -54,9 +54,7 @@ def _carry(runs: dict[str, str], model: str) -> str:
     tracking.copy_artifacts(runs["split_run"], ["prevalence.png"])
     tracking.copy_artifacts(runs["evaluate_run"], ["auroc.png", "table3_auroc.json"])
     tracking.copy_artifacts(runs["explain_run"], ["gradcam_top3.png", "gradcam_lowest3.png", "images"])
-    values, dataset = trained.data.params, trained.data.tags["dataset"]
-    name = f"{values['config.name']} {values['config.arch']} {values['config.image_size']}px on {dataset}"
-    mlflow.set_tag("mlflow.runName", name)
+    mlflow.set_tag("mlflow.runName", trained.info.run_name.removeprefix("train "))
     headline = f"{model}: {evaluated.data.tags['headline']}"
     tracking.describe_run(headline)
     return headline

@@ -78,8 +78,8 @@ class ModelName(click.ParamType[str]):
     name = "name"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"[^/:@'\"\s]*", str(value)):
-            self.fail(f"{value!r} is not a model name. Expected one without / : @ quotes or spaces.", param, ctx)
+        if not re.fullmatch(r"[\w.-]*", str(value)) or str(value) in (".", ".."):
+            self.fail(f"{value!r} is not a model name. Expected letters, digits, _ . and -.", param, ctx)
         return str(value)
 
 

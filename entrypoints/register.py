@@ -19,10 +19,13 @@ def main(common: Common, model: str, register_as: str) -> None:
         raise click.BadParameter(
             "it is empty; expected the name of a registered model.", param_hint="--register_as"
         )
-    run(common, evaluate_run=evaluate.run(common.for_upstream(), model=model), register_as=register_as)
+    if model.startswith("models:/"):  # the version that was asked for, under its own name
+        register_as = model.removeprefix("models:/").replace("@", "/").partition("/")[0]
+    evaluate_run = evaluate.run(common.for_upstream(), model=model, register_as=register_as)
+    run(common, evaluate_run=evaluate_run, register_as=register_as, model=model)
 
 
-def run(common: Common, *, evaluate_run: str, register_as: str = REGISTER_AS) -> str:
+def run(common: Common, *, evaluate_run: str, register_as: str = REGISTER_AS, model: str = "") -> str:
     """Decide on the version of an evaluate run's model; the version.
 
     Never reused: aliases move on under other runs, so each call looks again. Models of the phantom
@@ -44,9 +47,10 @@ def run(common: Common, *, evaluate_run: str, register_as: str = REGISTER_AS) ->
         upstream=(train_run, evaluate_run),
     )
     with tracking.run(stage, title="register", adopt=common.command == "register") as run_id:
-        version = upstream.ensure_registered(train_run, register_as)
-        assert version is not None
-        candidate = registry.resolve(f"models:/{register_as}/{version}")
+        if not model.startswith("models:/"):
+            model = f"models:/{register_as}/{upstream.ensure_registered(train_run, register_as)}"
+        candidate = registry.resolve(model)
+        version = str(candidate.version)
         phantom = candidate.tags["dataset"] == "phantom"
         names = registry.PHANTOM_ALIASES if phantom else registry.ALIASES
         holder = registry.holder(register_as, names.champion)

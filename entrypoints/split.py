@@ -41,7 +41,11 @@ def run(common: Common, *, val_fraction: float = VAL_FRACTION) -> str:
     counts, people = splits.class_counts(table), splits.demographics(table)
     tags = {"dataset": cohort.name, "scope": cohort.scope, "data_digest": stage.data_digest,
             "split_digest": splits.digest(table)}  # fmt: skip
-    with tracking.run(stage, title=f"split {cohort.name}", adopt=common.command == "split") as run_id:
+    with tracking.run(
+        stage,
+        title=f"split {cohort.name}{' sample' if cohort.scope == 'sample' else ''}",
+        adopt=common.command == "split",
+    ) as run_id:
         mlflow.set_tags(tags | {"data_folder": str(cohort.folder)})
         mlflow.log_metrics(splits.metrics(table) | cohort.metrics)
         for part in splits.SPLITS:

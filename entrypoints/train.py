@@ -56,9 +56,10 @@ def run(
     packed = source.open_store(common.store, chosen.image_size)
     network = model.build(chosen.arch, seed=common.seed)
     trainer = Trainer(network, chosen, packed, source.table, device=where, seed=common.seed)
-    title = f"train {chosen.name} {chosen.arch} {chosen.image_size}px"
+    title = f"train {chosen.name} {chosen.arch} {chosen.image_size}px on {source.name}"
     tags = source.tags | {
         "split_run": source.run_id, "images_digest": stage.data_digest, "recipe": chosen.name,
+        "data_folder": str(source.folder),
         "arch": chosen.arch, "image_size": str(chosen.image_size), "best_by": trainer.criterion,
     }  # fmt: skip
     with (

@@ -30,6 +30,11 @@ class Split:
     tags: dict[str, str]  # dataset, scope, split_digest, data_digest: what every later run carries too
 
     @property
+    def name(self) -> str:
+        """The data's name for people: phantom, nih, or `nih sample` for a part of NIH's images."""
+        return self.tags["dataset"] + (" sample" if self.tags["scope"] == "sample" else "")
+
+    @property
     def is_phantom(self) -> bool:
         """Whether these are drawings."""
         return self.tags["dataset"] == "phantom"
@@ -77,13 +82,18 @@ def data_folder(common: Common) -> Path:
 
 def phantom_folder(root: Path) -> Path:
     """The drawn cohort in a cache folder, drawn now if it is not there; other drawing code, other folder."""
-    code = b"".join(path.read_bytes() for path in sorted(Path(phantom.__file__).parent.glob("phantom*.py")))
-    place = root / f"phantom-{hashlib.sha256(code).hexdigest()[:8]}"
+    place = root / phantom_version()
     if not place.is_dir():
         click.echo(f"drawing the phantom cohort into {place}")
         store.make_root(root, _PHANTOM_BYTES)
         phantom.draw(place)
     return place
+
+
+def phantom_version() -> str:
+    """The drawn cohort's folder name, by the code that draws it."""
+    code = b"".join(path.read_bytes() for path in sorted(Path(phantom.__file__).parent.glob("phantom*.py")))
+    return f"phantom-{hashlib.sha256(code).hexdigest()[:8]}"
 
 
 def reuse(stage: tracking.Stage, common: Common) -> str | None:
@@ -98,22 +108,47 @@ def reuse(stage: tracking.Stage, common: Common) -> str | None:
     return found
 
 
-def read_split(run_id: str, common: Common) -> Split:
-    """Fetch a split run's table; data=auto takes the folder that the run was made from."""
+def read_split(run_id: str, common: Common, *, made_from: str = "") -> Split:
+    """Fetch a split run's table; data=auto takes the folder `made_from`, or that the run was made from.
+
+    Raises InputError where that folder is not on this machine, or where drawings would stand for X-rays.
+    """
     found = tracking.stage_run(run_id, "split", "split_run")
     tags = found.data.tags
-    if common.data == "auto" and tags["dataset"] != "phantom":
-        place = Path(tags["data_folder"])
-        if not place.is_dir():
-            raise InputError(f"split run {run_id} was made from {place}, not on this machine: give data=FOLDER.")
+    if common.data == "auto":
+        place = Path(made_from or tags["data_folder"])
+        if not place.is_dir() and place.name == phantom_version():
+            place = phantom_folder(common.store)  # the same drawings, on another machine
     else:
         place = data_folder(common)
+    if not place.is_dir():
+        raise InputError(f"split run {run_id} was made from {place}, not on this machine: give data=FOLDER.")
+    if cohort.is_phantom(place) != (tags["dataset"] == "phantom"):
+        raise InputError(
+            f"data={place}: that is {'a' if cohort.is_phantom(place) else 'not a'} drawn phantom, but split run "
+            f"{run_id} is of {tags['dataset']}: give the folder of that split."
+        )
     return Split(
         run_id=found.info.run_id,
-        table=pd.read_parquet(tracking.artifact(found.info.run_id, "cohort.parquet")),
+        table=tracking.frame(found.info.run_id, "cohort.parquet"),
         folder=place,
         tags={key: tags[key] for key in ("dataset", "scope", "split_digest", "data_digest")},
     )
+
+
+def refuse_leak(source: Split, trained: Model) -> None:
+    """A model is not measured on patients that it was trained on (`dataset:patient_id`, whatever the split)."""
+    own = tracking.stage_run(trained.tags["split_run"], "split", "split_run")
+    if own.info.run_id == source.run_id or trained.tags["dataset"] != source.tags["dataset"]:
+        return
+    table = tracking.frame(own.info.run_id, "cohort.parquet")
+    seen = set(table.loc[table["split"] != "test", "patient_id"])
+    shared = sorted(seen & set(source.rows("test")["patient_id"]))
+    if shared:
+        raise InputError(
+            f"model={trained.uri}: it was trained or selected on {len(shared):,} of the test patients of "
+            f"{source.folder}: {first_ten(shared)}. Its numbers there would say nothing."
+        )
 
 
 def read_model(reference: str) -> Model:

@@ -110,15 +110,25 @@ def read(folder: Path, *, limit: int | None = None) -> Cohort:
         table=_ordered(table),
         folder=folder,
         edition=metadata.name,
-        phantom=(folder / PHANTOM_NOTE).exists(),
+        phantom=is_phantom(folder),
         implausible_ages=implausible,
     )
+
+
+def is_phantom(folder: Path) -> bool:
+    """Whether a folder holds drawings."""
+    return (folder / PHANTOM_NOTE).exists()
 
 
 def image_files(folder: Path) -> dict[str, Path]:
     """Every PNG of `images/` and `images_0xx/images/`, by file name."""
     places = [folder / "images", *sorted(folder.glob("images_*/images"))]
-    return {path.name: path for place in places if place.is_dir() for path in sorted(place.glob("*.png"))}
+    found = [path for place in places if place.is_dir() for path in sorted(place.glob("*.png")) if path.is_file()]
+    files = {path.name: path for path in found}
+    if len(files) < len(found):
+        twice = [path for path in found if files[path.name] is not path]
+        raise InputError(f"{folder}: images of the same name in two folders: {first_ten(twice)}.")
+    return files
 
 
 def require_images(cohort: Cohort, policy: str) -> Cohort:
@@ -220,7 +230,7 @@ def _official_splits(folder: Path, images: pd.Series, metadata: Path) -> pd.Seri
         if not path.exists():
             raise InputError(f"{path} is missing: the official patient-wise split is read from it.")
         try:
-            names = pd.Series(path.read_text(encoding="utf-8").split(), dtype=object)
+            names = pd.Series(path.read_text(encoding="utf-8-sig").split(), dtype=object)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read as a list of image names ({error}).") from error
         if names.duplicated().any():

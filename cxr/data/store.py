@@ -9,6 +9,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from cxr.data.image import decode
 from cxr.errors import InputError, first_ten
 
 _GEOMETRY = "grey, longer side to size, bilinear, centred on black, 1"  # changes with cxr/data/image.py
+
+_ABANDONED_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,11 @@ def make_root(root: Path, needed: int) -> None:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"store={root}: the folder cannot be made ({error}).") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise InputError(f"store={root}: the folder cannot be written to.")
+    for left in [*root.glob("*.unfinished-*"), *root.glob(".phantom-*")]:  # of processes that were killed
+        if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
     free = shutil.disk_usage(root).free
     if free < needed:
         raise InputError(f"store={root}: {needed:,} bytes are needed for the images, {free:,} are free.")

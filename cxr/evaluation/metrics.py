@@ -29,8 +29,15 @@ class Macro:
         """The scope in words, such as `mean of 13 (without Hernia: fewer than 10 patients a side)`."""
         if not self.left_out:
             return f"mean of all {len(self.classes)}"
-        without = ", ".join(self.left_out) if len(self.left_out) <= 4 else f"{len(self.left_out)} classes"
-        return f"mean of {len(self.classes)} (without {without}: fewer than {MIN_PATIENTS} patients a side)"
+        return self._without(", ".join(self.left_out))
+
+    @property
+    def brief(self) -> str:
+        """The same for a figure: more than four classes are counted, since the figure's rows name them."""
+        return self.note if len(self.left_out) <= 4 else self._without(f"{len(self.left_out)} classes")
+
+    def _without(self, classes: str) -> str:
+        return f"mean of {len(self.classes)} (without {classes}: fewer than {MIN_PATIENTS} patients a side)"
 
     @property
     def line(self) -> str:

@@ -1,5 +1,6 @@
 """The stages together, on a drawn cohort: what they log, what they reuse, what a second call does."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,8 +44,6 @@ class TestTheWholeChain:
     def chain(
         tmp_path_factory: pytest.TempPathFactory, empty_tracking_database: Path, phantom_folder: Path
     ) -> Iterator[None]:
-        import shutil
-
         from click.testing import CliRunner
 
         from entrypoints.main import main
@@ -241,3 +240,75 @@ def test_later_stages_take_a_model_by_version_and_follow_it_upstream(
     assert len(runs("train")) == len(runs("split")) == len(runs("evaluate")) == 1
     version = mlflow.MlflowClient().get_model_version_by_alias("cxr-resnet50", "candidate-phantom")
     assert version.version == 1 or version.version == "1"
+
+
+def copied(phantom_folder: Path, place: Path) -> Path:
+    shutil.copytree(phantom_folder, place)
+    return place
+
+
+def test_data_auto_takes_the_very_folder_that_a_drawn_cohort_was_split_from(
+    tracking_store: str, call: Callable, tiny: dict[str, object]
+) -> None:
+    call("split", **tiny)
+    (split,) = runs("split")
+    own = {name: value for name, value in tiny.items() if name != "data"}
+    assert call("train", **own, **TINY | {"epochs": 1}, split_run=split.info.run_id).code == 0
+    (train,) = runs("train")
+    assert train.data.tags["data_folder"] == str(tiny["data"])
+
+
+def test_drawings_never_stand_for_real_images(
+    tracking_store: str, call: Callable, tiny: dict[str, object], phantom_folder: Path, tmp_path: Path
+) -> None:
+    real = copied(phantom_folder, tmp_path / "real")
+    (real / "PHANTOM.txt").unlink()
+    assert call("split", **tiny | {"data": real}).code == 0
+    (split,) = runs("split")
+    done = call("train", **tiny, **TINY, split_run=split.info.run_id)
+    assert done.code == 1
+    assert "is a drawn phantom" in " ".join(done.err.split())
+
+
+def test_a_model_is_not_evaluated_on_patients_that_it_was_trained_on(
+    tracking_store: str, call: Callable, tiny: dict[str, object], phantom_folder: Path, tmp_path: Path
+) -> None:
+    swapped = copied(phantom_folder, tmp_path / "swapped")
+    (swapped / "train_val_list.txt").rename(swapped / "was_train_val")
+    (swapped / "test_list.txt").rename(swapped / "train_val_list.txt")
+    (swapped / "was_train_val").rename(swapped / "test_list.txt")
+    call("train", **tiny, **TINY | {"epochs": 1})
+    done = call("evaluate", store=tiny["store"], data=swapped, model="models:/cxr-resnet50/1")
+    assert done.code == 1
+    assert "it was trained or selected on" in " ".join(done.err.split())
+
+
+def test_on_other_data_only_test_rows_are_scored_and_the_run_says_what_the_model_saw(
+    tracking_store: str, call: Callable, tiny: dict[str, object], phantom_folder: Path, tmp_path: Path
+) -> None:
+    real = copied(phantom_folder, tmp_path / "real")
+    (real / "PHANTOM.txt").unlink()
+    call("train", **tiny, **TINY | {"epochs": 1})
+    assert call("evaluate", store=tiny["store"], data=real, model="models:/cxr-resnet50/1").code == 0
+    (evaluate,) = runs("evaluate")
+    assert set(pd.read_parquet(fetched(evaluate, "scores.parquet"))["split"]) == {"test"}
+    assert "The model was trained on other data: phantom" in evaluate.data.tags["headline"]
+
+
+def test_register_takes_the_name_and_version_that_were_asked_for(
+    tracking_store: str, call: Callable, tiny: dict[str, object]
+) -> None:
+    call("train", **tiny, **TINY | {"epochs": 1}, register_as="mine")
+    assert call("register", store=tiny["store"], model="models:/mine/1").code == 0
+    assert {model.name for model in mlflow.search_registered_models()} == {"mine"}
+    assert mlflow.MlflowClient().get_model_version_by_alias("mine", "candidate-phantom").version in (1, "1")
+
+
+def test_code_that_changes_while_a_stage_runs_does_not_rename_its_result(
+    tracking_store: str, call: Callable, tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cxr import tracking
+
+    before = tracking.code_digest()
+    monkeypatch.setattr(tracking, "_ROOT", tracking._ROOT / "nowhere")
+    assert tracking.code_digest() == before

@@ -189,19 +189,24 @@ def test_macro_leaves_out_what_too_few_patients_carry_and_names_it() -> None:
     assert mean.line == f"test macro AUROC {mean.value:.4f}, {mean.note}"
 
 
-def test_macro_note_counts_the_left_out_where_they_are_many() -> None:
+def test_macro_note_names_all_that_it_leaves_out_and_a_figure_counts_them_where_they_are_many() -> None:
     four = Macro(value=0.5, classes=FINDINGS[4:], left_out=FINDINGS[:4])
     five = Macro(value=0.5, classes=FINDINGS[5:], left_out=FINDINGS[:5])
-    assert four.note == (
-        "mean of 10 (without Atelectasis, Cardiomegaly, Effusion, Infiltration: fewer than 10 patients a side)"
+    assert (
+        four.brief
+        == four.note
+        == (
+            "mean of 10 (without Atelectasis, Cardiomegaly, Effusion, Infiltration: fewer than 10 patients a side)"
+        )
     )
-    assert five.note == "mean of 9 (without 5 classes: fewer than 10 patients a side)"
+    assert five.brief == "mean of 9 (without 5 classes: fewer than 10 patients a side)"
+    assert all(name in five.note for name in FINDINGS[:5])
 
 
 def test_macro_of_nothing_is_undefined_and_not_zero() -> None:
     mean = macro(per_class(random_scores(5)), FINDINGS)
     assert (mean.value, mean.classes, mean.left_out) == (None, (), FINDINGS)
-    assert mean.line.startswith("test macro AUROC undefined, mean of 0 (without 14 classes")
+    assert mean.line.startswith("test macro AUROC undefined, mean of 0 (without Atelectasis, ")
 
 
 # ---------------------------------------------------------------- as metrics, as a table to read
