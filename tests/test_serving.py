@@ -204,8 +204,8 @@ def test_a_model_of_another_project_is_refused(registered: Registered, tmp_path:
 
 
 @pytest.mark.parametrize("uri", ["models:/tiny/99", "models:/nobody/1", "models:/tiny@champion"])
-def test_a_version_that_is_not_there_is_mlflows_own_error(registered: Registered, uri: str) -> None:
-    with pytest.raises(MlflowException):
+def test_a_version_that_is_not_there_cannot_be_fetched(registered: Registered, uri: str) -> None:
+    with pytest.raises(InputError, match=f"{uri}: this model cannot be fetched"):
         load_network(uri)
 
 

@@ -106,18 +106,25 @@ def test_nothing_else_changes_the_fingerprint(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.fixture
-def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project of two files in place of ours."""
     root = tmp_path / "project"
     for name in ("cxr/a.py", "cxr/deep/b.py", "entrypoints/c.py"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("x = 1\n")
     monkeypatch.setattr(tracking, "_ROOT", root)
-    return root
+    yield root
+    tracking.code_digest.cache_clear()
+
+
+def fresh_fingerprint() -> str:
+    """The fingerprint as a process would find it that starts now."""
+    tracking.code_digest.cache_clear()
+    return STAGE.fingerprint
 
 
 def test_code_that_changes_appears_or_moves_changes_the_fingerprint(code: Path) -> None:
-    seen = [STAGE.fingerprint]
+    seen = [fresh_fingerprint()]
     for change in (
         lambda: (code / "cxr/deep/b.py").write_text("x = 2\n"),
         lambda: (code / "entrypoints/c.py").write_text("x = 2\n"),
@@ -126,17 +133,17 @@ def test_code_that_changes_appears_or_moves_changes_the_fingerprint(code: Path) 
         lambda: (code / "cxr/a.py").unlink(),
     ):
         change()
-        seen.append(STAGE.fingerprint)
+        seen.append(fresh_fingerprint())
     assert len(set(seen)) == len(seen)
 
 
 def test_files_that_are_no_code_of_stages_leave_the_fingerprint(code: Path) -> None:
-    before = STAGE.fingerprint
+    before = fresh_fingerprint()
     for name in ("README.md", "tests/test_a.py", "cxr/notes.txt", "cxr/__pycache__/a.cpython-311.pyc", "setup.py"):
         (code / name).parent.mkdir(exist_ok=True)
         (code / name).write_text("anything")
     (code / "cxr/a.py").touch()
-    assert STAGE.fingerprint == before
+    assert fresh_fingerprint() == before
 
 
 # ---------------------------------------------------------------- how a run ends
@@ -597,7 +604,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):  # fmt: skip
         subprocess.run(["git", "-C", str(root), *words], check=True)
     monkeypatch.setattr(tracking, "_ROOT", root)
-    return root
+    yield root
+    tracking.code_digest.cache_clear()
 
 
 def test_the_commit_is_named_in_full_and_dirty_where_files_differ(repository: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -314,3 +315,13 @@ def test_interrupted_packing_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         packed(tmp_path / "store", files)
     assert folders(tmp_path / "store") == []
+
+
+def test_what_killed_processes_left_is_removed_after_a_day_and_not_before(tmp_path: Path) -> None:
+    for name in ("64px-a.unfinished-1", ".phantom-a.1", "64px-b.unfinished-2"):
+        (tmp_path / name).mkdir()
+    yesterday = time.time() - 90_000
+    for name in ("64px-a.unfinished-1", ".phantom-a.1"):
+        os.utime(tmp_path / name, (yesterday, yesterday))
+    store.make_root(tmp_path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["64px-b.unfinished-2"]

@@ -30,6 +30,8 @@ USAGE = [
     ("train", {"lr": 0}, "0.0 is not in the range"),
     ("train", {"lr": "inf"}, "inf is not in the range"),
     ("train", {"register_as": "a/b"}, "'a/b' is not a model name"),
+    ("train", {"register_as": ".."}, "'..' is not a model name"),
+    ("train", {"register_as": "a?b"}, "'a?b' is not a model name"),
     ("explain", {"layer": "conv1"}, "'conv1' is not one of"),
     ("register", {"register_as": ""}, "expected the name of a registered model"),
     ("train", {"split_run": "abc", "limit": 5}, "limit=5 has no effect beside split_run=abc"),
@@ -210,3 +212,46 @@ def test_an_interrupt_ends_the_run_as_killed(
     (train,) = mlflow.search_runs(filter_string="tags.stage = 'train'", output_format="list")
     assert train.info.status == "KILLED"
     assert train.data.tags["failure"] == "interrupted"
+
+
+def test_an_error_of_mlflow_itself_is_a_message_and_not_a_traceback(
+    tracking_store: str, call: Callable, phantom_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise mlflow.exceptions.MlflowException("API request failed: the server went away")
+
+    monkeypatch.setattr(mlflow, "log_input", gone)
+    monkeypatch.setattr(mlflow.MlflowClient, "set_tag", gone)  # nor can the reason be written down
+    refused(call("split", data=phantom_folder), "MLflow: API request failed: the server went away")
+
+
+def test_a_link_to_nowhere_is_a_missing_image(
+    tracking_store: str, call: Callable, tmp_path: Path, phantom_folder: Path
+) -> None:
+    folder = tmp_path / "cohort"
+    shutil.copytree(phantom_folder, folder)
+    gone = sorted((folder / "images").glob("*.png"))[3]
+    gone.unlink()
+    gone.symlink_to(tmp_path / "nowhere.png")
+    refused(call("split", data=folder), gone.name, "images=present keeps")
+
+
+def test_the_same_image_in_two_folders_is_refused(
+    tracking_store: str, call: Callable, tmp_path: Path, phantom_folder: Path
+) -> None:
+    folder = tmp_path / "cohort"
+    shutil.copytree(phantom_folder, folder)
+    twice = sorted((folder / "images").glob("*.png"))[3]
+    (folder / "images_001" / "images").mkdir(parents=True)
+    shutil.copy(twice, folder / "images_001" / "images")
+    refused(call("split", data=folder), twice.name, "in two folders")
+
+
+def test_a_table_that_is_not_whole_is_refused_by_name(
+    tracking_store: str, call: Callable, tmp_path: Path, phantom_folder: Path
+) -> None:
+    call("split", data=phantom_folder)
+    (split,) = mlflow.search_runs(output_format="list")
+    (tmp_path / "cohort.parquet").write_bytes(b"PAR1 and no more")
+    mlflow.MlflowClient().log_artifact(split.info.run_id, str(tmp_path / "cohort.parquet"))
+    refused(call("train", split_run=split.info.run_id), "cohort.parquet", "is not a whole table")
