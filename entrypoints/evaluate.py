@@ -37,8 +37,10 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
     if not split_run:
         elsewhere = bool(model) and common.data != "auto"
         split_run = split.run(common.for_upstream()) if elsewhere else trained.tags["split_run"]
-    own = split_run == trained.tags["split_run"]
-    source = upstream.read_split(split_run, common, made_from=trained.tags["data_folder"] if own else "")
+    source = upstream.read_split(split_run, common, made_from=trained.tags["data_folder"])
+    # by content: a split may have been made anew, and a drawn table may equal one that is not drawn
+    same_data = all(source.tags[key] == trained.tags[key] for key in ("dataset", "data_digest"))
+    same_split = same_data and source.tags["split_digest"] == trained.tags["split_digest"]
     upstream.refuse_leak(source, trained)
     stage = tracking.Stage(
         name="evaluate",
@@ -58,7 +60,7 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
             | {"data_folder": str(source.folder), "trained_on": trained.tags["scope"]}
         )
         # validation rows of another carve may have been training rows of this model
-        parts = ("val", "test") if own else ("test",)
+        parts = ("val", "test") if same_split else ("test",)
         rows = pd.concat([source.rows(part) for part in parts], ignore_index=True)
         logits = predict(network, packed, packed.rows_of(rows["image"].tolist()), device=where)
         scores = scores_table(rows, logits)
@@ -74,7 +76,7 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
         classes = {"macro_14": macro.classes, "macro_15": metrics.macro(table, CLASSES).classes}
         mlflow.log_dict({name: list(kept) for name, kept in classes.items()}, "macro_classes.json")
         scope = upstream.scope_line(source)
-        if not own:
+        if not same_data:
             scope += f" The model was trained on other data: {trained.tags['dataset']} ({trained.tags['scope']})."
         mlflow.set_tags({"scope_line": scope, "headline": f"{macro.line}. {scope}"})
         figure = figures.auroc(

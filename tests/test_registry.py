@@ -86,7 +86,7 @@ def test_neither_a_wheels_local_label_nor_a_uv_lock_reaches_it(
     real = registry.version
     monkeypatch.setattr(registry, "version", lambda name: real(name).split("+")[0] + "+cu130")
     for name in ("uv.lock", "pyproject.toml", ".python-version"):  # as in the root of a checkout
-        (tmp_path / name).write_text("registry = 'https://example.invalid/simple'")
+        (tmp_path / name).write_text("version = 1")
     monkeypatch.chdir(tmp_path)
     with mlflow.start_run():
         uri = registry.log_model(folder / "weights.safetensors", example_png(), step=1, tags={})

@@ -312,3 +312,16 @@ def test_code_that_changes_while_a_stage_runs_does_not_rename_its_result(
     before = tracking.code_digest()
     monkeypatch.setattr(tracking, "_ROOT", tracking._ROOT / "nowhere")
     assert tracking.code_digest() == before
+
+
+def test_the_same_split_made_anew_is_not_other_data(
+    tracking_store: str, call: Callable, tiny: dict[str, object]
+) -> None:
+    call("train", **tiny, **TINY | {"epochs": 1})
+    call("split", **tiny, fresh="true")  # another run, the same patients in the same parts
+    model = {"model": "models:/cxr-resnet50/1"}
+    assert call("evaluate", **tiny, **model).code == 0
+    (evaluate,) = runs("evaluate")
+    assert evaluate.data.tags["split_run"] != runs("train")[0].data.tags["split_run"]
+    assert set(pd.read_parquet(fetched(evaluate, "scores.parquet"))["split"]) == {"val", "test"}
+    assert "other data" not in evaluate.data.tags["headline"]
