@@ -30,4 +30,4 @@ def test_every_package_is_pinned_exactly_and_installed_so() -> None:
 
 def test_conda_names_a_python_that_the_project_supports() -> None:
     assert "python=3.11" in CONDA["dependencies"]
-    assert PROJECT["requires-python"] == ">=3.11"
+    assert PROJECT["requires-python"] == ">=3.11.4"

@@ -1,28 +1,33 @@
 """The image store: all images of a cohort as one uint8 memory map, packed once, never decoded again.
 
-A store is a folder `<size>px-<key>` that holds `pixels.u8` ([N, size, size], row-major) and `names.txt`
-(one image name a row). It gets its name only when it is complete. The key is a digest of the image
-names, their files' sizes and the geometry, so other files or another size never meet an old store.
+A store is a folder `<size>px-<key>` that holds `pixels.u8` ([N, size, size], row-major), `index.csv` (a line
+a row) and `store.json`. It gets its name only when it is complete. The key is a digest of the image names,
+their files' sizes and the geometry, so other files or another size never meet an old store.
+
+Packing goes on in a folder `<size>px-<key>.unfinished`, whose key leaves the files' sizes out: whatever ended
+it, a killed process or a corrupt file that was then mended, the next call decodes only what is missing.
 """
 
+import contextlib
+import csv
 import hashlib
+import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from cxr.data.image import decode
+from cxr.data.image import Geometry
+from cxr.data.packing import Task, file_state, usable_cores
+from cxr.data.unfinished import COLUMNS, alone, fill, finish
 from cxr.errors import InputError, first_ten
 
-_GEOMETRY = "grey, longer side to size, bilinear, centred on black, 1"  # changes with cxr/data/image.py
-
+_GEOMETRY = "grey, longer side to size, reduced, bilinear, centred on black, 2"  # changes with cxr/data/image.py
 _ABANDONED_SECONDS = 24 * 3600
 
 
@@ -30,12 +35,26 @@ _ABANDONED_SECONDS = 24 * 3600
 class Store:
     """A complete store, open for reading."""
 
-    pixels: np.ndarray  # [N, size, size] uint8, a read-only memory map
+    pixels: np.ndarray  # [N, size, size] uint8, a read-only memory map; a bad image's row is zeros
     rows: Mapping[str, int]  # image name -> row
+    sizes: Sequence[tuple[int, int]] = ()  # row -> width and height of the file, in its pixels; 0 where bad
+    row_digests: Sequence[str] = ()  # row -> 16 hexadecimal digits over its bytes; empty where bad
+    bad: Mapping[str, str] = field(default_factory=dict)  # image name -> why it cannot be read
 
     def rows_of(self, names: Sequence[str]) -> np.ndarray:
         """Row numbers of images [len(names)] int64; KeyError for one that was not packed."""
         return np.array([self.rows[name] for name in names], dtype=np.int64)
+
+    def digests(self, names: Sequence[str]) -> list[str]:
+        """Digests of packed images; KeyError for one that was not packed."""
+        return [self.row_digests[self.rows[name]] for name in names]
+
+    def geometry(self, name: str) -> Geometry:
+        """Where the original lies in its packed square; KeyError for an image that is bad or was not packed."""
+        if name in self.bad:
+            raise KeyError(f"{name}: {self.bad[name]}")
+        width, height = self.sizes[self.rows[name]]
+        return Geometry(width=width, height=height, size=self.pixels.shape[1])
 
 
 def default_root() -> Path:
@@ -44,50 +63,61 @@ def default_root() -> Path:
 
 
 def images_digest(names: Sequence[str], files: Mapping[str, Path]) -> str:
-    """16 hexadecimal digits over image names and the byte sizes of their files."""
-    lines = [f"{name} {files[name].stat().st_size}" for name in names]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    """16 hexadecimal digits over image names and the byte sizes of their files, -1 for a missing one."""
+    return _images_digest(names, [file_state(files.get(name))[0] for name in names])
 
 
-def open_or_pack(root: Path, names: Sequence[str], files: Mapping[str, Path], *, size: int) -> Store:
+def open_or_pack(
+    root: Path,
+    names: Sequence[str],
+    files: Mapping[str, Path],
+    *,
+    size: int,
+    dataset: str = "",
+    on_bad_image: str = "stop",
+    workers: int | None = None,
+) -> Store:
     """Open the store of these images at `size` pixels, packing it first where there is none.
 
-    Raises InputError naming every file that cannot be decoded, or a disk that is too small; nothing is
-    left behind then.
+    `dataset` is noted for people. `workers` decode, one a usable core unless given. Images that are missing or
+    cannot be decoded raise an InputError that names them all, unless `on_bad_image` is "skip": then their rows
+    are zeros. What was packed before an error or a sudden end is kept, and the next call goes on from there.
+
+    Raises InputError also for a disk that is too small, and for a store that was tampered with.
     """
-    key = hashlib.sha256(f"{images_digest(names, files)} {size} {_GEOMETRY}".encode()).hexdigest()[:16]
-    folder = root / f"{size}px-{key}"
+    if on_bad_image not in ("stop", "skip"):
+        raise InputError(f"on_bad_image={on_bad_image}: expected stop or skip.")
+    if not names:
+        raise InputError(f"store={root}: there are no images to pack.")
+    folder = root / _folder_name(images_digest(names, files), size)
     if not folder.is_dir():
-        _pack(folder, names, files, size)
-    return _open(folder, size)
+        _pack(folder, names, files, size, dataset, on_bad_image == "skip", workers or usable_cores())
+    store = _open(folder, names, size)
+    if store.bad and on_bad_image == "stop":
+        raise InputError(f"{_told(store.bad, names, files)} To try them again, delete {folder}.")
+    return store
 
 
-def _open(folder: Path, size: int) -> Store:
-    names = (folder / "names.txt").read_text().split("\n")
-    expected = len(names) * size * size
-    found = (folder / "pixels.u8").stat().st_size
-    if found != expected:
-        raise InputError(f"{folder}: pixels.u8 has {found:,} bytes, {expected:,} expected. Delete the folder.")
-    pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r", shape=(len(names), size, size))
-    return Store(pixels, {name: row for row, name in enumerate(names)})
+def _hash(*lines: str) -> str:
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _pack(folder: Path, names: Sequence[str], files: Mapping[str, Path], size: int) -> None:
-    make_root(folder.parent, len(names) * size * size)
-    unfinished = folder.with_name(f"{folder.name}.unfinished-{secrets.token_hex(4)}")
-    try:
-        unfinished.mkdir()  # with the user's own rights, so that a team may share a store
-    except OSError as error:
-        raise InputError(f"store={folder.parent}: nothing can be written there ({error}).") from error
-    try:
-        shape = (len(names), size, size)
-        pixels = np.memmap(unfinished / "pixels.u8", dtype=np.uint8, mode="w+", shape=shape)
-        _fill(pixels, [files[name] for name in names], size)
-        pixels.flush()
-        (unfinished / "names.txt").write_text("\n".join(names))
-        _put_in_place(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+def _images_digest(names: Sequence[str], file_bytes: Sequence[int]) -> str:
+    return _hash(*(f"{name} {count}" for name, count in zip(names, file_bytes, strict=True)))
+
+
+def _folder_name(images: str, size: int) -> str:
+    return f"{size}px-{_hash(f'{images} {size} {_GEOMETRY}')}"
+
+
+def _told(bad: Mapping[str, str], names: Sequence[str], files: Mapping[str, Path]) -> str:
+    listed = first_ten([f"{files.get(name, name)}: {bad[name]}" for name in sorted(bad)])
+    return (
+        f"{len(bad):,} of {len(names):,} images cannot be read: {listed}. on_bad_image=skip goes on without them."
+    )
+
+
+# ---------------------------------------------------------------- packing
 
 
 def make_root(root: Path, needed: int) -> None:
@@ -98,35 +128,102 @@ def make_root(root: Path, needed: int) -> None:
         raise InputError(f"store={root}: the folder cannot be made ({error}).") from error
     if not os.access(root, os.W_OK | os.X_OK):
         raise InputError(f"store={root}: the folder cannot be written to.")
-    for left in [*root.glob("*.unfinished-*"), *root.glob(".phantom-*")]:  # of processes that were killed
-        if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
+    for pattern in ("*.unfinished-*", ".phantom-*", ".removed-*"):  # of processes that were killed
+        for left in root.glob(pattern):
+            if time.time() - file_state(left)[1] / 1e9 > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
     free = shutil.disk_usage(root).free
     if free < needed:
         raise InputError(f"store={root}: {needed:,} bytes are needed for the images, {free:,} are free.")
 
 
-def _fill(pixels: np.ndarray, paths: Sequence[Path], size: int) -> None:
-    broken: list[str] = []
-
-    def one(row: int) -> None:
-        try:
-            pixels[row] = decode(paths[row], size)
-        except InputError as error:
-            broken.append(str(error))
-
-    # threads: Pillow lets go of the interpreter lock while it decodes and scales
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(one, range(len(paths)))
-        for _ in tqdm(done, total=len(paths), desc="pack images", unit="image", disable=None):
-            pass
-    if broken:
-        raise InputError(f"{len(broken):,} of {len(paths):,} images cannot be read: {first_ten(sorted(broken))}")
-
-
-def _put_in_place(unfinished: Path, folder: Path) -> None:
+def _pack(
+    folder: Path,
+    names: Sequence[str],
+    files: Mapping[str, Path],
+    size: int,
+    dataset: str,
+    skip: bool,
+    workers: int,
+) -> None:
+    root = folder.parent
+    unfinished = root / f"{_folder_name(_hash(*names), size)}.unfinished"
+    make_root(root, len(names) * size * size - disk_bytes(unfinished))
+    about = {"dataset": dataset, "geometry": _GEOMETRY, "images": len(names), "size": size}
+    tasks = [Task(row, files.get(name)) for row, name in enumerate(names)]
     try:
-        unfinished.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else: another process packed the same images first
-            raise
+        with alone(unfinished):
+            if folder.is_dir():  # another process packed it while this one waited
+                return
+            packed = fill(unfinished, tasks, size, about, workers)
+            bad = {names[one.row]: one.reason for one in packed if one.reason}
+            if bad and not skip:
+                raise InputError(f"{_told(bad, names, files)} All others are packed and kept for the next try.")
+            if folder.name != _folder_name(_images_digest(names, [one.file_bytes for one in packed]), size):
+                raise InputError(f"store={root}: image files changed while they were packed. Try again.")
+            finish(unfinished, folder, names, packed)
+    except OSError as error:
+        raise InputError(
+            f"store={root}: nothing can be written there ({error}). What is packed is kept for the next try."
+        ) from error
+
+
+def disk_bytes(folder: Path) -> int:
+    """What the files below a folder take on the disk; 0 where there is none."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # another process may be at work there
+                total += Path(place, name).stat().st_blocks * 512
+    return total
+
+
+# ---------------------------------------------------------------- opening
+
+
+def _open(folder: Path, names: Sequence[str], size: int) -> Store:
+    about, index = read_about(folder), read_index(folder)
+    told = about.get("images"), about.get("size"), [line[0] for line in index]
+    if told != (len(names), size, list(names)):
+        raise _spoilt(folder, "store.json or index.csv tells of other images")
+    expected, found = len(names) * size * size, file_state(folder / "pixels.u8")[0]
+    if found != expected:
+        raise _spoilt(folder, f"pixels.u8 has {max(found, 0):,} bytes, {expected:,} expected")
+    with contextlib.suppress(OSError):  # somebody else's store, or a read-only disk
+        os.utime(folder / "store.json")  # when it was last used
+    return Store(
+        np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r", shape=(len(names), size, size)),
+        rows={name: row for row, name in enumerate(names)},
+        sizes=[(width, height) for _, width, height, _, _ in index],
+        row_digests=[line[3] for line in index],
+        bad={name: reason for name, _, _, _, reason in index if reason},
+    )
+
+
+def _spoilt(folder: Path, what: str) -> InputError:
+    return InputError(f"{folder}: {what}. Delete the folder.")
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What store.json says: dataset, geometry, images, size. Raises InputError."""
+    try:
+        about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _spoilt(folder, f"store.json cannot be read ({error})") from error
+    if not isinstance(about, dict):
+        raise _spoilt(folder, "store.json holds no object")
+    return about
+
+
+def read_index(folder: Path) -> list[tuple[str, int, int, str, str]]:
+    """The lines of index.csv, one a row: image, width, height, digest, reason. Raises InputError."""
+    try:
+        with (folder / "index.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            lines = csv.reader(file, strict=True)
+            if (header := next(lines, [])) != COLUMNS:
+                raise ValueError(f"columns {header}, expected {COLUMNS}")
+            return [
+                (name, int(width), int(height), digest, reason) for name, width, height, digest, reason in lines
+            ]
+    except (OSError, ValueError, csv.Error) as error:
+        raise _spoilt(folder, f"index.csv cannot be read ({error})") from error

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
 
-from cxr.data.image import MAX_PIXELS, decode, example_png
+from cxr.data.image import MAX_PIXELS, Geometry, _grey, decode, example_png, read
 from cxr.errors import InputError
 
 RNG = np.random.default_rng(7)
@@ -51,10 +51,32 @@ def test_grey_png_at_its_own_size_comes_back_as_it_is() -> None:
     assert np.array_equal(pixels, GREY)
 
 
-@pytest.mark.parametrize("size", [8, 17, 24, 60])
+@pytest.mark.parametrize("size", [17, 24, 60])
 def test_square_grey_is_scaled_as_pillow_scales_it(size: int) -> None:
     expected = np.asarray(Image.fromarray(GREY).resize((size, size), Image.Resampling.BILINEAR))
     assert np.array_equal(decode(encoded(Image.fromarray(GREY)), size), expected)
+
+
+def smooth(side: int) -> np.ndarray:
+    """Waves that are long beside a pixel of the scaled image."""
+    y, x = np.mgrid[:side, :side] / side * 2 * np.pi
+    return np.round(127 + 60 * np.sin(3 * x) + 60 * np.cos(5 * y + x)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [100, 224, 320, 500])
+def test_large_images_are_scaled_as_antialiased_bilinear_does(size: int) -> None:
+    image = Image.fromarray(smooth(1024))
+    expected = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(decode(encoded(image), size) - expected).max() <= 3
+
+
+@pytest.mark.parametrize("period", [1, 2])
+@pytest.mark.parametrize("size", [32, 100, 165, 221, 224, 249])
+def test_finer_patterns_than_fit_become_grey_and_not_other_patterns(size: int, period: int) -> None:
+    board = np.add.outer(np.arange(1024) // period, np.arange(1024) // period) % 2 * 255
+    pixels = decode(encoded(Image.fromarray(board.astype(np.uint8))), size)[3:-3, 3:-3]
+    assert abs(pixels.mean() - 127.5) < 1
+    assert pixels.std() < 7
 
 
 @pytest.mark.parametrize("size", [9, 24, 50])
@@ -117,6 +139,25 @@ def test_sixteen_bit_copy_of_a_grey_image_gives_its_pixels() -> None:
     assert np.array_equal(decode(data, 24), GREY)
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("I;16", "<u2"), ("I;16B", ">u2"), ("I", "<i4")])
+def test_wide_pixels_are_scaled_in_every_byte_order(mode: str, kind: str) -> None:
+    wide = RNG.integers(0, 65_536, (24, 24))
+    image = Image.frombytes(mode, (24, 24), wide.astype(kind).tobytes())
+    assert np.array_equal(np.asarray(_grey(image)), np.floor(wide / 257 + 0.5))
+
+
+def test_wide_pixels_out_of_range_are_clipped() -> None:
+    image = Image.fromarray(np.array([[-5, 70_000]], dtype=np.int32))
+    assert np.asarray(_grey(image)).tolist() == [[0, 255]]
+
+
+def test_palette_with_alpha_loses_its_alpha() -> None:
+    palette = RNG.integers(0, 256, 256, dtype=np.uint8)
+    image = Image.frombytes("PA", (24, 24), np.dstack([GREY, 255 - GREY]).tobytes())
+    image.putpalette(np.repeat(palette, 3).tobytes())
+    assert np.array_equal(np.asarray(_grey(image)), palette[GREY])
+
+
 def test_jpeg_is_read_in_grey_colour_and_cmyk() -> None:
     smooth = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 3
     grey = Image.fromarray(smooth)
@@ -166,6 +207,44 @@ def test_longer_side_fills_the_square_and_the_image_is_centred_on_black(
     assert np.array_equal(decode(encoded(Image.new("L", (width, height), 200)), 20), expected)
 
 
+@pytest.mark.parametrize("side", [(1, 4_000), (4_000, 1), (1, 1), (2, 3_000), (7_000, 9_000)])
+def test_extreme_shapes_are_read_with_their_size(side: tuple[int, int]) -> None:
+    found = read(encoded(Image.new("L", side, 90)), 224)
+    place = Geometry(width=side[0], height=side[1], size=224)
+    assert (found.width, found.height) == side
+    assert max(place.scaled) == 224
+    assert min(place.scaled) >= 1
+    inside = found.pixels[place.top : place.top + place.scaled[1], place.left : place.left + place.scaled[0]]
+    assert (inside == 90).all()
+    assert found.pixels.sum(dtype=int) == 90 * inside.size
+
+
+def test_read_gives_the_pixels_that_decode_gives_and_the_files_size() -> None:
+    data = encoded(Image.fromarray(COLOUR[:10]))
+    found = read(data, 16)
+    assert (found.width, found.height) == (24, 10)
+    assert np.array_equal(found.pixels, decode(data, 16))
+
+
+@pytest.mark.parametrize("side", [(300, 200), (200, 300), (301, 199), (100, 100), (40, 30)])
+def test_box_is_where_the_packed_pixels_show_it(side: tuple[int, int]) -> None:
+    x, y, width, height = 0.25 * side[0], 0.5 * side[1], 0.5 * side[0], 0.2 * side[1]
+    drawn = np.zeros(side[::-1], dtype=np.uint8)
+    drawn[round(y) : round(y + height), round(x) : round(x + width)] = 255
+    rows, columns = np.nonzero(decode(encoded(Image.fromarray(drawn)), 64) > 127)
+    left, top, across, down = Geometry(width=side[0], height=side[1], size=64).to_square((x, y, width, height))
+    seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert np.abs(np.subtract(seen, (left, top, left + across, top + down))).max() <= 1
+
+
+def test_whole_image_is_a_box_from_edge_to_edge() -> None:
+    assert Geometry(width=1024, height=1024, size=224).to_square((0, 0, 1024, 1024)) == (0, 0, 224, 224)
+    assert Geometry(width=1024, height=1024, size=256).to_square((512, 256, 64, 32)) == (128, 64, 16, 8)
+    wide = Geometry(width=300, height=200, size=20)  # 13.3 rows become 13, three black above
+    assert wide.to_square((0, 0, 300, 200)) == (0, 3, 20, 13)
+    assert (wide.scaled, wide.left, wide.top) == ((20, 13), 0, 3)
+
+
 def test_aspect_is_kept_and_not_stretched() -> None:
     wide = np.zeros((100, 200), dtype=np.uint8)
     wide[25:75, 75:125] = 255  # a square of 50 x 50, in the middle
@@ -212,6 +291,16 @@ def test_image_cut_short_is_refused_by_name(form: str, share: float, tmp_path: P
     path = tmp_path / "a.png"
     path.write_bytes(whole[: int(share * len(whole))])
     assert refusal(path).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "I;16"])
+def test_png_cut_at_any_place_is_refused(mode: str) -> None:
+    noise = RNG.integers(0, 256, (20, 20), dtype=np.uint8)
+    image = Image.fromarray(noise.astype(np.uint16)) if mode == "I;16" else Image.fromarray(noise).convert(mode)
+    whole = encoded(image)
+    end = whole.index(b"IDAT") + 4 + struct.unpack(">I", whole[whole.index(b"IDAT") - 4 :][:4])[0]
+    for length in range(end - 12):  # the last bytes of the pixels are their checksum, which adds nothing
+        assert refusal(whole[:length])
 
 
 def test_missing_file_and_folder_are_refused_by_name(tmp_path: Path) -> None:
@@ -298,7 +387,7 @@ def test_all_shipped_nih_images_decode_and_rgba_ones_equal_their_luma(real_data:
         if mode == "RGBA":
             with Image.open(path) as image:
                 red = image.getchannel("R")
-            assert np.array_equal(pixels, np.asarray(red.resize((224, 224), Image.Resampling.BILINEAR)))
+            assert np.array_equal(pixels, decode(encoded(red), 224))
 
 
 def test_all_covid_chestxray_images_decode(real_data: Path) -> None:

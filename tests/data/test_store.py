@@ -1,7 +1,9 @@
 """The image store: packed once and exactly, never half, never mistaken for another."""
 
+import errno
+import hashlib
+import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,11 +16,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from cxr.data import store
-from cxr.data.image import decode
+from cxr.data import packing, store
+from cxr.data.image import Decoded, decode, read
 from cxr.data.store import default_root, images_digest, open_or_pack
 from cxr.errors import InputError
 
@@ -125,17 +128,102 @@ def test_same_files_elsewhere_meet_the_same_store(files: dict[str, Path], tmp_pa
     assert len(folders(tmp_path / "store")) == 1
 
 
-def test_all_broken_images_are_named_and_nothing_is_left(files: dict[str, Path], tmp_path: Path) -> None:
+# ---------------------------------------------------------------- bad images
+
+
+def spoil(files: dict[str, Path]) -> list[str]:
+    """Four images that cannot be read, each in its own way; their names."""
     files["02.png"].write_text("not an image")
     files["07.png"].write_bytes(files["07.png"].read_bytes()[:60])
     files["11.png"].unlink()
     files["11.png"].mkdir()
+    files["13.png"].unlink()
+    return ["02.png", "07.png", "11.png", "13.png"]
+
+
+def test_all_bad_images_are_named_with_their_reasons_and_what_to_do(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    bad = spoil(files)
     with pytest.raises(InputError) as caught:
         packed(tmp_path / "store", files)
-    assert str(caught.value).startswith("3 of 20 images cannot be read: ")
-    for name in ("02.png", "07.png", "11.png"):
-        assert str(files[name]) in str(caught.value)
-    assert folders(tmp_path / "store") == []
+    said = str(caught.value)
+    assert said.startswith(f"4 of 20 images cannot be read: {files['02.png']}: not a PNG or JPEG image, ")
+    assert all(str(files[name]) in said for name in bad)
+    assert f"{files['13.png']}: there is no such file" in said
+    assert "on_bad_image=skip goes on without them" in said
+
+
+def test_only_mended_files_are_decoded_after_a_stop(files: dict[str, Path], tmp_path: Path) -> None:
+    bad = spoil(files)
+    with pytest.raises(InputError):
+        packed(tmp_path / "store", files)
+    for name in set(files) - set(bad):
+        poison(files[name])
+    files["11.png"].rmdir()
+    for name in bad:
+        Image.new("L", (5, 5), 77).save(files[name])
+    opened = packed(tmp_path / "store", files)
+    assert opened.bad == {}
+    assert (opened.pixels[opened.rows_of(bad)] == 77).all()
+    assert opened.pixels.std(axis=(1, 2))[[0, 1, 3, 19]].min() > 0
+    assert len(folders(tmp_path / "store")) == 1
+
+
+def poison(path: Path) -> None:
+    """Spoil a file without its size or time telling: it must not be read again."""
+    found = path.stat()
+    path.write_bytes(b"x" * found.st_size)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+@pytest.mark.parametrize("stopped_first", [False, True])
+def test_skip_completes_the_store_without_them(
+    files: dict[str, Path], tmp_path: Path, stopped_first: bool
+) -> None:
+    bad = spoil(files)
+    if stopped_first:
+        with pytest.raises(InputError):
+            packed(tmp_path / "store", files)
+    opened = open_or_pack(tmp_path / "store", list(files), files, size=SIZE, on_bad_image="skip")
+    assert sorted(opened.bad) == bad
+    assert opened.bad["02.png"] == "not a PNG or JPEG image"
+    assert not opened.pixels[opened.rows_of(bad)].any()
+    assert opened.digests(bad) == [""] * 4
+    good = {name: path for name, path in files.items() if name not in bad}
+    for name, path in good.items():
+        assert np.array_equal(opened.pixels[opened.rows[name]], decode(path, SIZE))
+    assert len(folders(tmp_path / "store")) == 1
+    again = open_or_pack(tmp_path / "store", list(files), files, size=SIZE, on_bad_image="skip")
+    assert again.bad == opened.bad
+
+
+def test_complete_store_with_bad_images_is_refused_under_stop(files: dict[str, Path], tmp_path: Path) -> None:
+    spoil(files)
+    open_or_pack(tmp_path / "store", list(files), files, size=SIZE, on_bad_image="skip")
+    (folder,) = (tmp_path / "store").iterdir()
+    with pytest.raises(InputError, match=f"^4 of 20 images cannot be read: .* delete {folder}"):
+        packed(tmp_path / "store", files)
+
+
+def test_image_without_a_file_is_bad_too(files: dict[str, Path], tmp_path: Path) -> None:
+    names = [*files, "lost.png"]
+    with pytest.raises(InputError, match=r"^1 of 21 images cannot be read: lost\.png: there is no such file"):
+        open_or_pack(tmp_path / "store", names, files, size=SIZE)
+    opened = open_or_pack(tmp_path / "store", names, files, size=SIZE, on_bad_image="skip")
+    assert opened.bad == {"lost.png": "there is no such file"}
+    assert images_digest(names, files) == images_digest(names, files | {"lost.png": tmp_path / "none"})
+    assert images_digest(names, files) != images_digest(list(files), files)
+
+
+def test_other_words_for_bad_images_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="on_bad_image=ignore: expected stop or skip"):
+        open_or_pack(tmp_path / "store", list(files), files, size=SIZE, on_bad_image="ignore")
+
+
+def test_no_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"store={tmp_path}: there are no images"):
+        open_or_pack(tmp_path, [], {}, size=SIZE)
 
 
 def test_more_than_ten_broken_images_are_counted(files: dict[str, Path], tmp_path: Path) -> None:
@@ -159,6 +247,97 @@ def test_packing_leaves_the_warning_filters_as_they_were(files: dict[str, Path],
     for turn in range(5):  # filters are global: threads that each set and restore them leave others behind
         packed(tmp_path / f"store{turn}", files)
         assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("store.json", None),
+        ("store.json", b"{"),
+        ("store.json", b"[]"),
+        ("store.json", b"\xff\xfe"),
+        ("store.json", b'{"images": 20, "size": 13}'),
+        ("index.csv", None),
+        ("index.csv", b""),
+        ("index.csv", b"name,row\n"),
+        ("index.csv", b"image,width,height,digest,reason\n00.png,x,2,3,4\n"),
+        ("index.csv", b"image,width,height,digest,reason\n00.png,1\n"),
+        ("index.csv", b"image,width,height,digest,reason\n00.png,1,1,ab,\n"),
+        ("pixels.u8", None),
+        ("pixels.u8", b""),
+    ],
+)
+def test_spoilt_store_is_refused_with_what_to_do(
+    files: dict[str, Path], tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    packed(tmp_path / "store", files)
+    (folder,) = (tmp_path / "store").iterdir()
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{folder}: .*{name}.*Delete the folder\.$"):
+        packed(tmp_path / "store", files)
+
+
+def test_index_tells_sizes_and_digests(files: dict[str, Path], tmp_path: Path) -> None:
+    opened = packed(tmp_path / "store", files)
+    place = opened.geometry("03.png")
+    assert (place.width, place.height, place.size) == (30, 13, SIZE)
+    assert place.to_square((0, 0, 30, 13)) == (0, 3, 12, 5)
+    expected = hashlib.blake2b(opened.pixels[3].tobytes(), digest_size=8).hexdigest()
+    assert opened.digests(["03.png", "00.png"])[0] == expected
+    with pytest.raises(KeyError):
+        opened.digests(["none.png"])
+
+
+def test_bad_image_has_no_geometry(files: dict[str, Path], tmp_path: Path) -> None:
+    spoil(files)
+    opened = open_or_pack(tmp_path / "store", list(files), files, size=SIZE, on_bad_image="skip")
+    with pytest.raises(KeyError, match=r"02\.png: not a PNG"):
+        opened.geometry("02.png")
+
+
+def test_names_of_every_kind_come_back(files: dict[str, Path], tmp_path: Path) -> None:
+    odd = [
+        "CheXpert/train/p1/s1/view1.jpg",
+        "a, b.png",
+        'say "aah".png',
+        "Röntgen/肺.png",
+        "two\nlines\r.png",
+        " ",
+    ]
+    odd.append(os.fsdecode(b"caf\xe9.png"))  # no UTF-8
+    named = dict(zip(odd, files.values(), strict=False))
+    for _ in range(2):  # packed, then opened
+        opened = packed(tmp_path / "store", named)
+        assert list(opened.rows) == odd
+        assert_exact(opened, named)
+
+
+def test_folder_holds_what_it_says_and_no_more(files: dict[str, Path], tmp_path: Path) -> None:
+    open_or_pack(tmp_path / "store", list(files), files, size=SIZE, dataset="drawn")
+    (folder,) = (tmp_path / "store").iterdir()
+    assert folders(folder) == ["index.csv", "pixels.u8", "store.json"]
+    about = json.loads((folder / "store.json").read_text())
+    assert (about["dataset"], about["images"], about["size"]) == ("drawn", 20, SIZE)
+    index = pd.read_csv(folder / "index.csv", dtype={"digest": str})
+    assert index.columns.tolist() == ["image", "width", "height", "digest", "reason"]
+    assert index["image"].tolist() == list(files)
+    assert index["height"].tolist() == list(range(10, 30))
+
+
+def test_opening_notes_when_the_store_was_used_and_decodes_on_a_read_only_disk(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed(tmp_path / "store", files)
+    (about,) = (tmp_path / "store").glob("*/store.json")
+    os.utime(about, (0, 0))
+    packed(tmp_path / "store", files)
+    assert time.time() - about.stat().st_mtime < 60
+
+    def refuse(_: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(store.os, "utime", refuse)
+    assert_exact(packed(tmp_path / "store", files), files)
 
 
 # ---------------------------------------------------------------- a root that does not do
@@ -215,23 +394,14 @@ def test_default_root_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp
 # ---------------------------------------------------------------- several at once, and sudden ends
 
 
-def test_two_threads_that_finish_together_both_get_the_store(
-    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    both_complete, put_in_place = threading.Barrier(2, timeout=60), store._put_in_place
-
-    def together(unfinished: Path, folder: Path) -> None:
-        both_complete.wait()
-        put_in_place(unfinished, folder)
-
-    monkeypatch.setattr(store, "_put_in_place", together)
+def test_threads_at_once_all_get_the_store(files: dict[str, Path], tmp_path: Path) -> None:
     opened: list[store.Store] = []
-    threads = [threading.Thread(target=lambda: opened.append(packed(tmp_path / "store", files))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: opened.append(packed(tmp_path / "store", files))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(opened) == 2
+    assert len(opened) == 3
     for one in opened:
         assert_exact(one, files)
     assert len(folders(tmp_path / "store")) == 1
@@ -276,52 +446,44 @@ print(int(opened.pixels.sum(dtype="int64")))
     assert len(folders(tmp_path / "store")) == 1
 
 
-def test_killed_packing_leaves_nothing_that_looks_like_a_store(files: dict[str, Path], tmp_path: Path) -> None:
-    script = f"""
-import itertools, os, time
-
-count, decode = itertools.count(), store.decode
-
-def decode_eight_then_wait(path, size):
-    if next(count) >= 8:
-        os.write(1, b"half way\\n")
-        time.sleep(60)
-    return decode(path, size)
-
-store.decode = decode_eight_then_wait
-store.open_or_pack(root, list(files), files, size={SIZE})
-"""
-    root = tmp_path / "store"
-    with running(script, root, tmp_path / "images") as process:
-        assert line_from(process) == "half way\n"
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL
-    (left,) = folders(root)
-    assert ".unfinished-" in left
-    assert_exact(packed(root, files), files)
-    assert left.split(".")[0] in folders(root)
-
-
-def test_interrupted_packing_leaves_nothing(
+def test_interrupted_packing_keeps_what_is_no_store_yet(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(path: Path, size: int) -> np.ndarray:
+    def interrupted(path: Path, size: int) -> Decoded:
         if path.name == "05.png":
             raise KeyboardInterrupt
-        return decode(path, size)
+        return read(path, size)
 
-    monkeypatch.setattr(store, "decode", interrupted)
+    monkeypatch.setattr(packing, "read", interrupted)
     with pytest.raises(KeyboardInterrupt):
         packed(tmp_path / "store", files)
-    assert folders(tmp_path / "store") == []
+    (left,) = folders(tmp_path / "store")
+    assert left.endswith(".unfinished")
+    monkeypatch.undo()
+    assert_exact(packed(tmp_path / "store", files), files)
+    assert len(folders(tmp_path / "store")) == 1
+
+
+def test_files_that_change_while_they_are_packed_are_noticed(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def and_change(path: Path, size: int) -> Decoded:
+        if path.name == "05.png":
+            Image.new("L", (5, 5), 77).save(files["10.png"])
+        return read(path, size)
+
+    monkeypatch.setattr(packing, "read", and_change)
+    with pytest.raises(InputError, match="image files changed while they were packed"):
+        packed(tmp_path / "store", files)
+    monkeypatch.undo()
+    assert_exact(packed(tmp_path / "store", files), files)
 
 
 def test_what_killed_processes_left_is_removed_after_a_day_and_not_before(tmp_path: Path) -> None:
-    for name in ("64px-a.unfinished-1", ".phantom-a.1", "64px-b.unfinished-2"):
+    for name in ("64px-a.unfinished-1", ".phantom-a.1", ".removed-1", "64px-b.unfinished-2", "64px-c.unfinished"):
         (tmp_path / name).mkdir()
     yesterday = time.time() - 90_000
-    for name in ("64px-a.unfinished-1", ".phantom-a.1"):
+    for name in ("64px-a.unfinished-1", ".phantom-a.1", ".removed-1", "64px-c.unfinished"):
         os.utime(tmp_path / name, (yesterday, yesterday))
     store.make_root(tmp_path, 0)
-    assert [path.name for path in tmp_path.iterdir()] == ["64px-b.unfinished-2"]
+    assert folders(tmp_path) == ["64px-b.unfinished-2", "64px-c.unfinished"]
