@@ -94,6 +94,49 @@ def prevalence(counts: pd.DataFrame, *, subtitle: str) -> Figure:
     return fig
 
 
+def shift(measures: pd.DataFrame, *, subtitle: str) -> Figure:
+    """How the test images' population differs from training's: a ratio a measure, the largest first.
+
+    `measures`: index = the rows of a leakage report, columns `train`, `test`, `test_over_train`. The axis is
+    logarithmic, so that twice and half lie equally far from 1. Measures without a ratio have no row.
+    """
+    names = {"images_per_patient_mean": "images a patient", "age_mean_years": "age, years (mean)",
+             "male_share": "men", "ap_view_share": "AP views"}  # fmt: skip
+    rows = measures[["train", "test", "test_over_train"]].rename(index=names)
+    rows.index = rows.index.str.removeprefix("prevalence/")
+    rows = rows.loc[[name for name in rows.index if name in (*names.values(), *CLASSES)]]
+    rows = rows[rows["test_over_train"] > 0].sort_values("test_over_train", ascending=False, kind="stable")
+    n = len(rows)
+    widest = f": {rows.index[0]} {rows['test_over_train'].iloc[0]:.1f} to 1" if n else ""
+    title = f"Test images against training's{widest.replace('_', ' ')}"
+    fig = _figure(title, subtitle, 1.4 + 0.34 * max(n, 1))
+    ax = _rows_axes(fig, list(rows.index) or ["nothing to compare"])
+    ratio = rows["test_over_train"].to_numpy(dtype=float)
+    far = np.abs(np.log2(ratio)) > np.log2(1.5)
+    for label, marker, color, which in (
+        ("within a factor of 1.5", "o", _BLUE, ~far), ("more than a factor of 1.5 apart", "D", _VERMILION, far),
+    ):  # fmt: skip
+        at = np.flatnonzero(which)
+        ax.hlines(at, 1, ratio[which], color=color, linewidth=2)
+        ax.plot(ratio[which], at, marker, color=color, label=label, markersize=8)
+    ax.axvline(1, color="black", linewidth=1.2)
+    ax.set_xscale("log")
+    reach = max(2.0, *(1.15 * max(r, 1 / r) for r in ratio)) if n else 2.0
+    ticks = [t for t in (0.1, 0.2, 0.33, 0.5, 0.67, 1, 1.5, 2, 3, 5, 10) if 1 / reach <= t <= reach]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(1 / reach, reach)
+    ax.set_xlabel("test / training (log scale; 1 = the same)", fontsize=_TEXT)
+    fig.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=_SMALL)
+    for right, head in ((62, "train"), (124, "test")):
+        _note(ax, head, (1, 1), (right, 4), ha="right", color=_DARK, weight="bold")
+        for row, (name, value) in enumerate(rows[head].items()):
+            text = f"{value:.1f}" if name in ("images a patient", "age, years (mean)") else f"{100 * value:.1f} %"
+            place = {"xycoords": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
+            _note(ax, text, (1, row), (right, 0), **place)
+    return fig
+
+
 def auroc(table: pd.DataFrame, *, macro: float | None, macro_note: str, subtitle: str) -> Figure:
     """The paper's Figure 1: AUROC of every class, highest first, as bars from chance (0.5).
 

@@ -23,3 +23,11 @@ FINDINGS: tuple[str, ...] = (
 )
 NO_FINDING = "No Finding"
 CLASSES: tuple[str, ...] = (*FINDINGS, NO_FINDING)
+
+# How files around NIH's write a name that NIH's metadata writes otherwise.
+SPELLINGS = {
+    "Infiltrate": "Infiltration",  # NIH's box list
+    "Pleural Thickening": "Pleural_Thickening",  # Google's radiologist labels, and the paper
+    "Pleural_thickening": "Pleural_Thickening",
+    "No_Finding": "No Finding",
+}

@@ -18,3 +18,29 @@ AHMED_2025_AUROC = {
     "Pleural_Thickening": 0.709,
     "Hernia": 0.786,
 }
+
+# Tables 1 and 2 of the same paper: the whole set. Its mean age follows from neither edition of NIH's metadata
+# (by image: 46.6 +- 16.6 in v2020; by patient, at the first image: see the split's Table 1).
+AHMED_2025_TABLE_1 = {
+    "images": 112_120,
+    "patients": 30_805,
+    "age_mean_years": 49.6,
+    "age_sd_years": 16.8,
+    "male_percent": 56.5,
+}
+AHMED_2025_TABLE_2 = {
+    "Atelectasis": 11_559,
+    "Cardiomegaly": 2_776,
+    "Effusion": 13_317,
+    "Infiltration": 19_894,
+    "Mass": 5_782,
+    "Nodule": 6_331,
+    "Pneumonia": 1_431,
+    "Pneumothorax": 5_302,
+    "Consolidation": 4_667,
+    "Edema": 2_303,
+    "Emphysema": 2_516,
+    "Fibrosis": 1_686,
+    "Pleural_Thickening": 3_385,
+    "Hernia": 227,
+}

@@ -31,8 +31,9 @@ PHANTOM_ALIASES = Aliases("candidate-phantom", "champion-phantom")
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision", "tqdm")
 # The train run's tags that its version carries, so that a version says what it is without its run.
 VERSION_TAGS = (
-    "arch", "recipe", "image_size", "dataset", "scope", "data_digest", "images_digest", "split_digest",
+    "arch", "recipe", "image_size", "dataset", "edition", "scope", "data_digest", "images_digest", "split_digest",
     "split_run", "git_commit", "best_by", "best_epoch", "val_macro_14", "val_macro_14_classes", "weights_digest",
+    "classes",
 )  # fmt: skip
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("binary", "image")]),

@@ -12,7 +12,7 @@ from entrypoints.options import Common
 @options.model
 def main(common: Common, model: str) -> None:
     """Score the validation and test images, save the scores, report AUROC per class on test."""
-    options.refuse_limit(common, "model", model if common.data == "auto" else "")
+    options.refuse_idle(common, "model", model if common.data == "auto" else "")
     run(common, model=model)
 
 
@@ -23,6 +23,7 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
     scored, else those of the split that the model was trained on.
     """
     import mlflow
+    import numpy as np
     import pandas as pd
 
     from cxr import device, figures, published, serving, tracking
@@ -40,18 +41,18 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
     source = upstream.read_split(split_run, common, made_from=trained.tags["data_folder"])
     # by content: a split may have been made anew, and a drawn table may equal one that is not drawn
     same_data = all(source.tags[key] == trained.tags[key] for key in ("dataset", "data_digest"))
-    same_split = same_data and source.tags["split_digest"] == trained.tags["split_digest"]
     upstream.refuse_leak(source, trained)
     stage = tracking.Stage(
         name="evaluate",
-        config={"model": trained.model_id},
+        config={"model": trained.model_id, "on_bad_image": common.on_bad_image},
         data_digest=source.images_digest(),
         upstream=(trained.train_run, source.run_id),
     )
     if found := upstream.reuse(stage, common):
         return found
     network, spec = serving.load_network(trained.uri, device=where)
-    packed = source.open_store(common.store, spec.image_size)
+    source, packed = source.open_store(common, spec.image_size)
+    same_split = same_data and source.tags["split_digest"] == trained.tags["split_digest"]
     title = f"evaluate {spec.arch} {spec.image_size}px on {source.name}"
     with tracking.run(stage, title=title, adopt=common.command == "evaluate") as run_id:
         mlflow.set_tags(
@@ -66,7 +67,10 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
         scores = scores_table(rows, logits)
         tracking.log_frame(scores, "scores.parquet")  # before anything is computed from it
 
-        table = metrics.per_class(scores[scores["split"] == "test"])
+        learned = trained.tags["classes"].split("|")
+        tested_on = scores[scores["split"] == "test"]
+        table = metrics.per_class(tested_on.assign(**{name: np.nan for name in CLASSES if name not in learned}))
+        mlflow.set_tag("classes", "|".join(metrics.labelled(table).index))
         if source.tags["scope"] == trained.tags["scope"] == "official":
             table["paper"] = pd.Series(published.AHMED_2025_AUROC)
         macro = metrics.macro(table, FINDINGS)
@@ -81,7 +85,8 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
         mlflow.set_tags({"scope_line": scope, "headline": f"{macro.line}. {scope}"})
         figure = figures.auroc(
             # the drawn macro is that of the 14 findings
-            table.assign(in_macro=table["in_macro"] & (table.index != NO_FINDING))
+            metrics.labelled(table)
+            .assign(in_macro=lambda rows: rows["in_macro"] & (rows.index != NO_FINDING))
             .rename(columns={"positive_patients": "patients"})
             .reset_index(),
             macro=macro.value, macro_note=macro.brief, subtitle=scope,

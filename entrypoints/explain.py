@@ -25,7 +25,7 @@ CAUTION = (
 @options.layer
 def main(common: Common, model: str, layer: str) -> None:
     """Map every positive test image of every finding; log class means, figures and the raw maps."""
-    options.refuse_limit(common, "model", model if common.data == "auto" else "")
+    options.refuse_idle(common, "model", model if common.data == "auto" else "")
     run(common, evaluate_run=evaluate.run(common.for_upstream(), model=model), layer=layer)
 
 
@@ -54,14 +54,15 @@ def run(common: Common, *, evaluate_run: str, layer: str = "auto") -> str:
     )
     if found := upstream.reuse(stage, common):
         return found
-    packed = source.open_store(common.store, spec.image_size)
+    source, packed = source.open_store(common, spec.image_size)
     test = scores[scores["split"] == "test"]
     table = metrics.per_class(test)
     with tracking.run(stage, title=f"explain {chosen}", adopt=common.command == "explain") as run_id:
         mlflow.set_tags(source.tags | {key: tags[key] for key in ("split_run", "train_run", "model_uri")})
         mlflow.set_tag("evaluate_run", evaluate_run)
         maps: dict[str, classmaps.ClassMap] = {}
-        for finding in [name for name in FINDINGS if (test[name] == 1).any()]:
+        known = tags["classes"].split("|")  # to the set and to the model
+        for finding in [name for name in FINDINGS if name in known and (test[name] == 1).any()]:
             positive = test[test[finding] == 1]
             output = CLASSES.index(finding)
             maps[finding] = classmaps.class_map(network, chosen, packed, positive, output, device=where)

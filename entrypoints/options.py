@@ -30,6 +30,9 @@ class Common:
     seed: int
     device: str
     limit: int | None
+    split: str
+    uncertain: str
+    on_bad_image: str
     fresh: bool
 
     def for_upstream(self) -> "Common":
@@ -84,8 +87,9 @@ class ModelName(click.ParamType[str]):
 
 
 _COMMON = (
-    click.option("--data", default="auto", help="phantom (a drawn cohort), or a folder in NIH's layout; auto: "
-                 "what the given split_run or model was made from, else phantom."),
+    click.option("--data", default="auto", help="phantom (a drawn cohort), a folder in NIH's layout, or another "
+                 "set: chexpert:FOLDER, mimic-cxr-jpg:FOLDER, padchest:FOLDER, covid-chestxray:FOLDER, csv:FILE; "
+                 "auto: what the given split_run or model was made from, else phantom."),
     click.option("--images", type=click.Choice(["all", "present", "skip"]), default="all",
                  help="all: a missing file is an error; present: keep the rows whose file exists; "
                  "skip: look for none (split only)."),
@@ -96,6 +100,14 @@ _COMMON = (
     click.option("--device", type=Device(), default="auto", help="auto, cpu, cuda or cuda:N."),
     click.option("--limit", type=Maybe(click.IntRange(min=1)), default="", help="Keep the first N patients, "
                  "for trying things. Empty: all."),
+    click.option("--split", type=click.Choice(["auto", "official", "random-patient", "custom", "test"]),
+                 default="auto", help="official: the set's own lists, NIH's checked by digest; random-patient: "
+                 "70 / 10 / 20 percent of the patients, not comparable with official; custom: the lists in the "
+                 "folder as they are; test: test images only; auto: official for NIH, test for another set."),
+    click.option("--uncertain", type=click.Choice(["zeros", "ones"]), default="zeros", help="What CheXpert's and "
+                 "MIMIC's uncertain labels count as: absent (zeros) or present (ones)."),
+    click.option("--on_bad_image", type=click.Choice(["stop", "skip"]), default="stop", help="stop: an image file "
+                 "that cannot be read is an error that lists them all; skip: the split loses exactly those rows."),
     click.option("--fresh", type=click.BOOL, default="false", help="true: run again even where a finished run "
                  "has the same configuration, data, upstream run and code."),
 )  # fmt: skip
@@ -114,7 +126,7 @@ _TRAINING = (
 
 val_fraction = click.option(
     "--val_fraction", type=Number(0.0, 0.5, min_open=True), default=0.1,
-    help="Share of train_val's patients that becomes validation.",
+    help="Share of the patients that becomes validation: of train_val's, or of all with split=random-patient.",
 )  # fmt: skip
 register_as = click.option(
     "--register_as",
@@ -132,12 +144,13 @@ layer = click.option(
 )  # fmt: skip
 
 
-def refuse_limit(common: Common, given: str, value: str) -> None:
-    """A limit beside a run or model that is given already would change nothing, without a word."""
-    if common.limit is not None and value:
-        raise click.UsageError(
-            f"limit={common.limit} has no effect beside {given}={value}, whose split is made already."
-        )
+def refuse_idle(common: Common, given: str, value: str) -> None:
+    """A limit or a way to split beside a run or model that is given already would silently change nothing."""
+    for name, idle, unset in (("limit", common.limit, None), ("split", common.split, "auto")):
+        if value and idle != unset:
+            raise click.UsageError(
+                f"{name}={idle} has no effect beside {given}={value}, whose split is made already."
+            )
 
 
 def common(command: Callable[..., None]) -> Callable[..., None]:
@@ -145,11 +158,13 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def called(
-        data: str, images: str, store: str, seed: int, device: str, limit: int | None, fresh: bool, **own: Any
-    ) -> None:
+        data: str, images: str, store: str, seed: int, device: str, limit: int | None, split: str, uncertain: str,
+        on_bad_image: str, fresh: bool, **own: Any,
+    ) -> None:  # fmt: skip
         values = Common(
             command=click.get_current_context().info_name or "", data=data, images=images,
-            store=_store(store), seed=seed, device=device, limit=limit, fresh=fresh,
+            store=store_folder(store), seed=seed, device=device, limit=limit, split=split, uncertain=uncertain,
+            on_bad_image=on_bad_image, fresh=fresh,
         )  # fmt: skip
         command(common=values, **own)
 
@@ -176,7 +191,8 @@ def _with(options: tuple[Callable[..., Any], ...], command: Callable[..., None])
     return command
 
 
-def _store(value: str) -> Path:
+def store_folder(value: str) -> Path:
+    """The folder of stores that was asked for, or the user's cache folder."""
     from cxr.data.store import default_root  # numpy and pillow: not before they are needed
 
     return Path(value).expanduser().absolute() if value else default_root()

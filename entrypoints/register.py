@@ -14,7 +14,7 @@ from entrypoints.train import REGISTER_AS
 @options.register_as
 def main(common: Common, model: str, register_as: str) -> None:
     """Give a version the alias candidate, and champion where it is better than the one that has it."""
-    options.refuse_limit(common, "model", model if common.data == "auto" else "")
+    options.refuse_idle(common, "model", model if common.data == "auto" else "")
     if not register_as:
         raise click.BadParameter(
             "it is empty; expected the name of a registered model.", param_hint="--register_as"

@@ -1,10 +1,17 @@
-"""Split stage: metadata and official lists -> one checked table, every patient in one split."""
+"""Split stage: metadata and lists -> one checked table, every patient in one split, and what the splits share."""
+
+from typing import TYPE_CHECKING
 
 import click
 
 from entrypoints import options
 from entrypoints.door import enter
 from entrypoints.options import Common
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cxr.data.cohort import Cohort
 
 VAL_FRACTION = 0.1
 
@@ -13,50 +20,110 @@ VAL_FRACTION = 0.1
 @options.common
 @options.val_fraction
 def main(common: Common, val_fraction: float) -> None:
-    """Read the cohort, keep the official test list, carve validation by patient, log the table."""
+    """Read the cohort, keep its test list, carve validation by patient, log the table and what it leaks."""
     run(common, val_fraction=val_fraction)
 
 
 def run(common: Common, *, val_fraction: float = VAL_FRACTION) -> str:
-    """Make or find the split run of the given folder; its run id."""
+    """Make or find the split run of the given data; its run id."""
     import mlflow
 
     from cxr import figures, tracking
     from cxr.data import cohort as cohorts
+    from cxr.data import leakage
     from cxr.data import split as splits
-    from entrypoints import upstream
+    from entrypoints import sources, upstream
 
     tracking.connect()
-    cohort = cohorts.read(upstream.data_folder(common), limit=common.limit)
-    cohort = cohorts.require_images(cohort, common.images)
+    split = sources.how_to_split(common)
+    cohort = sources.read_cohort(common, split)
     stage = tracking.Stage(
         name="split",
-        config={"dataset": cohort.name, "edition": cohort.edition, "images": common.images,
-                "limit": common.limit, "seed": common.seed, "val_fraction": val_fraction},
+        config={"dataset": cohort.dataset, "edition": cohort.edition, "split": split, "images": common.images,
+                "limit": common.limit, "uncertain": common.uncertain, "seed": common.seed,
+                "val_fraction": val_fraction},
         data_digest=cohorts.digest(cohort.table),
     )  # fmt: skip
     if found := upstream.reuse(stage, common):
         return found
-    table = splits.carve(cohort.table, val_fraction=val_fraction, seed=common.seed)
-    counts, people = splits.class_counts(table), splits.demographics(table)
-    tags = {"dataset": cohort.name, "scope": cohort.scope, "data_digest": stage.data_digest,
-            "split_digest": splits.digest(table)}  # fmt: skip
+    # of all patients, like the test share of a random split
+    share = val_fraction / (1 - splits.TEST_SHARE) if split == "random-patient" else val_fraction
+    table = cohort.table if split == "test" else splits.carve(cohort.table, val_fraction=share, seed=common.seed)
+    people, counts, leaks = splits.demographics(table), splits.class_counts(table), leakage.report(table)
+    tags = {"dataset": cohort.dataset, "edition": cohort.edition, "scope": cohort.scope,
+            "data_digest": stage.data_digest, "split_digest": splits.digest(table)}  # fmt: skip
     with tracking.run(
         stage,
-        title=f"split {cohort.name}{' sample' if cohort.scope == 'sample' else ''}",
+        title=f"split {cohort.dataset}{'' if cohort.scope in ('official', 'phantom') else f' {cohort.scope}'}",
         adopt=common.command == "split",
     ) as run_id:
         mlflow.set_tags(tags | {"data_folder": str(cohort.folder)})
-        mlflow.log_metrics(splits.metrics(table) | cohort.metrics)
+        mlflow.log_metrics(splits.metrics(table) | cohort.metrics | leakage.metrics(leaks))
         for part in splits.SPLITS:
             upstream.log_rows(table, tags, cohort.folder, part)
         tracking.log_frame(table, "cohort.parquet")
+        tracking.log_frame(leaks, "leakage")
+        mlflow.log_figure(figures.prevalence(counts, subtitle=f"{cohort.describe()}."), "prevalence.png")
+        if split != "test":
+            mlflow.log_figure(figures.shift(leaks, subtitle=f"{cohort.describe()}."), "shift.png")
+        people, positives = _beside_the_paper(cohort, people, counts)
         tracking.log_frame(people.round(2).rename_axis("measure"), "table1_demographics")
-        tracking.log_frame(counts.rename_axis("finding"), "table2_positives")
-        mlflow.log_figure(figures.prevalence(counts, subtitle=cohort.describe()), "prevalence.png")
-        tracking.describe_run(f"{cohort.describe()}.", people.round(1))
+        tracking.log_frame(positives.rename_axis("finding"), "table2_positives")
+        _log_companions(cohort)
+        tracking.describe_run(f"{cohort.describe()}. {_note(cohort)}", people.round(1))
+    if cohort.scope == "official":
+        click.echo(
+            f"\n{people.round(1).to_string(na_rep='')}\n{_note(cohort)}\n\n{positives.to_string(na_rep='')}\n"
+        )
     click.echo(f"split: {cohort.describe()}; run {run_id}")
     return run_id
+
+
+def _beside_the_paper(
+    cohort: "Cohort", people: "pd.DataFrame", counts: "pd.DataFrame"
+) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Tables 1 and 2, with the paper's own figures where the data is the whole of NIH's, as the paper's was."""
+    import pandas as pd
+
+    from cxr import published
+
+    counts = counts.assign(all=counts.sum(axis=1))
+    counts["all_percent"] = (100 * counts["all"] / len(cohort.table)).round(1)
+    if cohort.scope == "official":
+        people = people.assign(paper=pd.Series(published.AHMED_2025_TABLE_1))
+        counts["paper"] = pd.Series(published.AHMED_2025_TABLE_2, dtype="Int64")
+    return people, counts
+
+
+def _note(cohort: "Cohort") -> str:
+    if cohort.scope != "official":
+        return ""
+    ages = cohort.table["age_years"]
+    return (
+        "Column `paper`: Ahmed 2025, Tables 1 and 2. Its mean age of 49.6 years does not follow from NIH's "
+        f"metadata: {ages.mean():.1f} +- {ages.std():.1f} by image in this edition ({cohort.edition})."
+    )
+
+
+def _log_companions(cohort: "Cohort") -> None:
+    """The boxes and the radiologists' labels that lie beside NIH's metadata: tables of their own."""
+    import mlflow
+
+    from cxr import tracking
+    from cxr.data import expert_labels, nih
+
+    if cohort.scope == "external":
+        return
+    boxes = nih.read_boxes(cohort.folder)
+    companions = {
+        "boxes": None if boxes is None else boxes[boxes["image"].isin(cohort.table["image"])],
+        "expert_labels": expert_labels.read(cohort.folder, cohort.table),
+        "expert_readers": expert_labels.read_readers(cohort.folder, cohort.table),
+    }
+    for name, table in companions.items():
+        if table is not None:
+            tracking.log_frame(table, f"{name}.parquet")
+            mlflow.log_metric(f"split/{name}", len(table))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ REGISTER_AS = "cxr-resnet50"
 @options.register_as
 def main(common: Common, recipe: str, overrides: Overrides, split_run: str, register_as: str) -> None:
     """Train a ResNet from random weights; log curves and checkpoints; register the best epoch."""
-    options.refuse_limit(common, "split_run", split_run)
+    options.refuse_idle(common, "split_run", split_run)
     run(common, recipe=recipe, overrides=overrides, split_run=split_run, register_as=register_as)
 
 
@@ -42,24 +42,25 @@ def run(
     tracking.connect()
     where = device.choose(common.device)
     source = upstream.read_split(split_run or split.run(common.for_upstream()), common)
+    source.refuse_untrainable()
     chosen = recipes.choose(recipe, overrides or Overrides(), phantom=source.is_phantom)
     click.echo(f"train: {chosen} on {where}")
     stage = tracking.Stage(
         name="train",
-        config=asdict(chosen) | {"seed": common.seed},
+        config=asdict(chosen) | {"seed": common.seed, "on_bad_image": common.on_bad_image},
         data_digest=source.images_digest(),
         upstream=(source.run_id,),
     )
     if found := upstream.reuse(stage, common):
         _register(found, register_as)
         return found
-    packed = source.open_store(common.store, chosen.image_size)
+    source, packed = source.open_store(common, chosen.image_size)
     network = model.build(chosen.arch, seed=common.seed)
     trainer = Trainer(network, chosen, packed, source.table, device=where, seed=common.seed)
     title = f"train {chosen.name} {chosen.arch} {chosen.image_size}px on {source.name}"
     tags = source.tags | {
         "split_run": source.run_id, "images_digest": stage.data_digest, "recipe": chosen.name,
-        "data_folder": str(source.folder),
+        "data_folder": str(source.folder), "classes": "|".join(source.classes()),
         "arch": chosen.arch, "image_size": str(chosen.image_size), "best_by": trainer.criterion,
     }  # fmt: skip
     with (
@@ -69,6 +70,7 @@ def run(
         mlflow.set_tags(tags)
         for part in ("train", "val"):
             upstream.log_rows(source.table, source.tags, source.folder, part)
+        upstream.log_pixels(source, packed)
         last, best = Path(scratch, "last.pt"), Path(scratch, "best.pt")
         for epoch in trainer.epochs():
             mlflow.log_metrics(epoch.metrics, step=epoch.number)

@@ -1,7 +1,6 @@
 """What a stage reads before it works: folders, split runs, models, packed images, earlier results."""
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -12,12 +11,14 @@ from mlflow.data.pandas_dataset import from_pandas
 from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # made at run time
 
 from cxr import registry, tracking
-from cxr.data import cohort, phantom, store
+from cxr.data import cohort, external, leakage, nih, store
+from cxr.data import split as splits
 from cxr.errors import InputError, first_ten
 from cxr.findings import CLASSES
+from entrypoints import sources
 from entrypoints.options import Common
 
-_PHANTOM_BYTES = 100_000_000  # about 70 MB are drawn
+SEEN_PATIENTS = "seen_patients.txt"  # of a train run: digests of the patients that it was trained or selected on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,14 @@ class Split:
     run_id: str
     table: pd.DataFrame
     folder: Path
-    tags: dict[str, str]  # dataset, scope, split_digest, data_digest: what every later run carries too
+    tags: dict[str, str]  # dataset, edition, scope, split_digest, data_digest: what every later run carries too
+    bad_images: int = 0  # rows left out because their file cannot be read
 
     @property
     def name(self) -> str:
         """The data's name for people: phantom, nih, or `nih sample` for a part of NIH's images."""
-        return self.tags["dataset"] + (" sample" if self.tags["scope"] == "sample" else "")
+        scope = self.tags["scope"]
+        return self.tags["dataset"] + (f" {scope}" if scope in ("sample", "custom", "random-patient") else "")
 
     @property
     def is_phantom(self) -> bool:
@@ -43,10 +46,25 @@ class Split:
         """The rows of train, val or test."""
         return self.table[self.table["split"] == part].reset_index(drop=True)
 
+    def classes(self) -> list[str]:
+        """The classes that training learns: those that some image is labelled in."""
+        trained = self.table[self.table["split"] == "train"]
+        return [name for name in CLASSES if trained[name].notna().any()]
+
+    def refuse_untrainable(self) -> None:
+        """Raise InputError where there is nothing to train on or to choose the best epoch by."""
+        empty = [part for part in ("train", "val") if not (self.table["split"] == part).any()]
+        if empty:
+            raise InputError(
+                f"split run {self.run_id} has no {' and no '.join(empty)} images: no model can be trained on it. "
+                "Another set than NIH's is all test images unless split=random-patient divides its patients."
+            )
+
     def files(self) -> dict[str, Path]:
         """The image files; InputError where one is missing."""
-        files = cohort.image_files(self.folder)
-        missing = [name for name in self.table["image"] if name not in files]
+        names = self.table["image"].tolist()
+        files = sources.image_files(self.folder, names, self.tags["scope"])
+        missing = [name for name in names if name not in files]
         if missing:
             raise InputError(
                 f"{len(missing):,} of {len(self.table):,} images of split run {self.run_id} are not in "
@@ -58,9 +76,22 @@ class Split:
         """The digest of the image files, for fingerprints."""
         return store.images_digest(self.table["image"].tolist(), self.files())
 
-    def open_store(self, root: Path, size: int) -> store.Store:
-        """The packed images, packed now if they are not yet."""
-        return store.open_or_pack(root, self.table["image"].tolist(), self.files(), size=size)
+    def open_store(self, common: Common, size: int) -> tuple["Split", store.Store]:
+        """The packed images, packed now if they are not yet, and the split without the unreadable ones.
+
+        Raises InputError that lists all unreadable images, unless on_bad_image=skip.
+        """
+        packed = store.open_or_pack(
+            common.store, self.table["image"].tolist(), self.files(),
+            size=size, dataset=self.name, on_bad_image=common.on_bad_image,
+        )  # fmt: skip
+        bad = self.table["image"].isin(packed.bad.keys())
+        if not bad.any():
+            return self, packed
+        table = self.table[~bad].reset_index(drop=True)
+        scope = "sample" if self.tags["scope"] == "official" else self.tags["scope"]
+        tags = self.tags | {"scope": scope, "split_digest": splits.digest(table)}
+        return replace(self, table=table, tags=tags, bad_images=int(bad.sum())), packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,29 +102,6 @@ class Model:
     model_id: str
     train_run: str
     tags: dict[str, str]
-
-
-def data_folder(common: Common) -> Path:
-    """The cohort's folder; the phantom is drawn first where this machine has none."""
-    if common.data in ("auto", "phantom"):
-        return phantom_folder(common.store)
-    return Path(common.data).expanduser().absolute()
-
-
-def phantom_folder(root: Path) -> Path:
-    """The drawn cohort in a cache folder, drawn now if it is not there; other drawing code, other folder."""
-    place = root / phantom_version()
-    if not place.is_dir():
-        click.echo(f"drawing the phantom cohort into {place}")
-        store.make_root(root, _PHANTOM_BYTES)
-        phantom.draw(place)
-    return place
-
-
-def phantom_version() -> str:
-    """The drawn cohort's folder name, by the code that draws it."""
-    code = b"".join(path.read_bytes() for path in sorted(Path(phantom.__file__).parent.glob("phantom*.py")))
-    return f"phantom-{hashlib.sha256(code).hexdigest()[:8]}"
 
 
 def reuse(stage: tracking.Stage, common: Common) -> str | None:
@@ -117,37 +125,41 @@ def read_split(run_id: str, common: Common, *, made_from: str = "") -> Split:
     tags = found.data.tags
     if common.data == "auto":
         place = Path(made_from or tags["data_folder"])
-        if not place.is_dir() and place.name == phantom_version():
-            place = phantom_folder(common.store)  # the same drawings, on another machine
+        if not place.is_dir() and place.name == sources.phantom_version():
+            place = sources.phantom_folder(common.store)  # the same drawings, on another machine
     else:
-        place = data_folder(common)
+        kind, place = sources.data_place(common.data, common.store)
+        place = place if kind == "nih" else external.image_folder(kind, place)
     if not place.is_dir():
         raise InputError(f"split run {run_id} was made from {place}, not on this machine: give data=FOLDER.")
-    if cohort.is_phantom(place) != (tags["dataset"] == "phantom"):
+    if nih.is_phantom(place) != (tags["dataset"] == "phantom"):
         raise InputError(
-            f"data={place}: that is {'a' if cohort.is_phantom(place) else 'not a'} drawn phantom, but split run "
+            f"data={place}: that is {'a' if nih.is_phantom(place) else 'not a'} drawn phantom, but split run "
             f"{run_id} is of {tags['dataset']}: give the folder of that split."
         )
     return Split(
         run_id=found.info.run_id,
         table=tracking.frame(found.info.run_id, "cohort.parquet"),
         folder=place,
-        tags={key: tags[key] for key in ("dataset", "scope", "split_digest", "data_digest")},
+        tags={key: tags[key] for key in ("dataset", "edition", "scope", "split_digest", "data_digest")},
     )
 
 
 def refuse_leak(source: Split, trained: Model) -> None:
-    """A model is not measured on patients that it was trained on (`dataset:patient_id`, whatever the split)."""
-    own = tracking.stage_run(trained.tags["split_run"], "split", "split_run")
-    if own.info.run_id == source.run_id or trained.tags["dataset"] != source.tags["dataset"]:
-        return
-    table = tracking.frame(own.info.run_id, "cohort.parquet")
-    seen = set(table.loc[table["split"] != "test", "patient_id"])
-    shared = sorted(seen & set(source.rows("test")["patient_id"]))
+    """A model is not measured on patients that it was trained on, whatever split they came from.
+
+    The train run left digests of `dataset:patient_id`; a patient under another set's name is not known again.
+    """
+    seen = set(tracking.artifact(trained.train_run, SEEN_PATIENTS).read_text().split())
+    test = source.rows("test")
+    shared = [
+        patient for patient in test["patient_id"].unique()
+        if cohort.patient_digest(source.tags["dataset"], patient) in seen
+    ]  # fmt: skip
     if shared:
         raise InputError(
             f"model={trained.uri}: it was trained or selected on {len(shared):,} of the test patients of "
-            f"{source.folder}: {first_ten(shared)}. Its numbers there would say nothing."
+            f"{source.folder}: {first_ten(sorted(shared))}. Its numbers there would say nothing."
         )
 
 
@@ -178,13 +190,44 @@ def ensure_registered(train_run: str, name: str) -> str | None:
     return registry.ensure_version(name, tags["model_uri"], train_run, kept)
 
 
+def log_pixels(source: Split, packed: store.Store) -> None:
+    """What only the packed images show: unreadable files, pictures in two splits; and which patients are seen.
+
+    On the active run, of training: later stages refuse a model that has seen a patient of theirs.
+    """
+    identical = leakage.identical_images(source.table, packed.digests(source.table["image"].tolist()))
+    measures = leakage.report(source.table, identical)
+    mlflow.log_metrics(leakage.metrics(measures) | {"split/bad_images": source.bad_images})
+    tracking.log_frame(measures, "leakage")
+    if len(identical):
+        tracking.log_frame(identical, "identical_images")
+        click.echo(
+            f"train: {len(identical):,} images stand in more than one split with the very same pixels: see "
+            "identical_images.csv of this run"
+        )
+    if packed.bad:
+        tracking.log_frame(pd.DataFrame(packed.bad.items(), columns=["image", "reason"]), "bad_images")
+        click.echo(f"train: {source.bad_images:,} unreadable images left out of the split: see bad_images.csv")
+    patients = source.table.loc[source.table["split"] != "test", "patient_id"].unique()
+    digests = sorted(cohort.patient_digest(source.tags["dataset"], patient) for patient in patients)
+    mlflow.log_text("\n".join(digests), SEEN_PATIENTS)
+
+
 def scope_line(source: Split) -> str:
     """What numbers on this split's test images can be compared with, in a sentence."""
     test = source.rows("test")
     size = f"{len(test):,} test images of {test['patient_id'].nunique():,} patients"
+    if source.bad_images:
+        size += f", {source.bad_images:,} unreadable images left out of the split"
     return {
         "phantom": f"Drawn phantom, not X-rays ({size}): says nothing about real X-rays.",
         "sample": f"A sample of NIH ChestX-ray14 ({size}): not comparable with published figures.",
+        "custom": f"NIH ChestX-ray14 with lists or labels that are not NIH's ({size}): not comparable with "
+        "published figures.",
+        "random-patient": f"NIH ChestX-ray14 split by patient at random ({size}): not comparable with figures on "
+        "the official test list.",
+        "external": f"{source.tags['dataset']} ({size}): other hospitals and other labels than NIH's; only "
+        "findings that both know.",
         "official": f"NIH ChestX-ray14, official test list ({size}).",
     }[source.tags["scope"]]
 

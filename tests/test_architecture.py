@@ -29,6 +29,7 @@ LAYERS = {
     "cxr.registry": BASE | {"cxr.evaluation.compare"},
     "cxr.serving": DATA | {"cxr.model"},
     "cxr.pyfunc_model": {"cxr.serving"},
+    "cxr.benchmarks": DATA,
     "cxr": set(),
     "entrypoints": {"cxr", "entrypoints"},
 }
@@ -37,7 +38,12 @@ PLACES = {
     "mlflow": ("cxr.tracking", "cxr.registry", "cxr.serving", "cxr.pyfunc_model", "entrypoints"),
     "captum": ("cxr.explain",),
     "matplotlib": ("cxr.figures",),
-    "PIL": ("cxr.data", "cxr.serving"),
+    "PIL": ("cxr.data", "cxr.serving", "cxr.benchmarks"),
+    "cv2": ("cxr.benchmarks",),
+    "imagecodecs": ("cxr.benchmarks",),
+    "requests": ("cxr.data",),
+    "urllib3": ("cxr.data",),
+    "filelock": ("cxr.data",),
     "sklearn": ("cxr.evaluation",),
 }
 

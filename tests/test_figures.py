@@ -12,7 +12,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from cxr.figures import ClassMapRow, Tile, auroc, class_maps, example_images, overlay, panel, prevalence
+from cxr.figures import ClassMapRow, Tile, auroc, class_maps, example_images, overlay, panel, prevalence, shift
 from cxr.findings import CLASSES, NO_FINDING
 
 SIDE = 16
@@ -269,3 +269,41 @@ def test_figures_are_png_about_as_wide_as_the_page_that_shows_them() -> None:
         data = png(fig)
         assert data.startswith(b"\x89PNG")
         assert 900 <= int.from_bytes(data[16:20]) <= 1200
+
+
+# ---------------------------------------------------------------- shift
+
+
+def measures(**ratios: float) -> pd.DataFrame:
+    table = pd.DataFrame({"train": 0.1, "test": {f"prevalence/{k}": 0.1 * v for k, v in ratios.items()}})
+    table["test_over_train"] = table["test"] / table["train"]
+    table.loc["patients_shared", "all"] = 0
+    return table
+
+
+def test_shift_names_the_widest_and_orders_by_ratio() -> None:
+    fig = shift(measures(Edema=1.1, Pneumothorax=3.4, **{NO_FINDING: 0.66}), subtitle="all")
+    said = texts(fig)
+    assert "Test images against training's: Pneumothorax 3.4 to 1" in said
+    (ax,) = fig.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Pneumothorax", "Edema", NO_FINDING]
+    assert {"34.0 %", "10.0 %"} <= set(said)
+    low, high = ax.get_xlim()
+    assert low * high == pytest.approx(1)  # twice and half lie equally far from 1
+    assert high > 3.4
+
+
+def test_shift_tells_the_far_from_the_near_by_shape_as_well_as_colour() -> None:
+    (ax,) = shift(measures(Edema=1.4, Mass=2.0, Hernia=0.6), subtitle="").axes
+    points = {
+        line.get_marker(): line.get_xdata()
+        for line in ax.lines
+        if len(line.get_xdata()) and line.get_label()[0] != "_"
+    }
+    assert list(points["o"]) == pytest.approx([1.4])
+    assert sorted(points["D"]) == pytest.approx([0.6, 2.0])
+
+
+def test_shift_without_any_ratio_still_draws() -> None:
+    empty = measures(Edema=np.nan)
+    assert png(shift(empty, subtitle="x"))

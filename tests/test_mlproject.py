@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
-STAGES = ["main", "split", "train", "evaluate", "explain", "register"]
+STAGES = ["main", "download", "split", "train", "evaluate", "explain", "register", "benchmark", "stores"]
 
 
 def command_of(stage: str) -> click.Command:

@@ -21,7 +21,21 @@ def batches(
 
     Every row comes once: in order, or in an order drawn from `shuffle`. The last batch may be smaller.
     """
+    for positions, pixels in _read(store, rows, batch_size, shuffle):
+        yield positions, normalise(pixels.to(device))
+
+
+def pixel_batches(
+    store: Store, rows: np.ndarray, *, batch_size: int, shuffle: torch.Generator | None = None
+) -> Iterator[torch.Tensor]:
+    """Yield the bare pixels [B, H, W] uint8 of the same batches."""
+    for _, pixels in _read(store, rows, batch_size, shuffle):
+        yield pixels
+
+
+def _read(
+    store: Store, rows: np.ndarray, batch_size: int, shuffle: torch.Generator | None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     order = torch.arange(len(rows)) if shuffle is None else torch.randperm(len(rows), generator=shuffle)
     for positions in torch.split(order, batch_size):
-        pixels = torch.from_numpy(store.pixels[rows[positions.numpy()]])  # [B, H, W] uint8, a copy
-        yield positions, normalise(pixels.to(device))
+        yield positions, torch.from_numpy(store.pixels[rows[positions.numpy()]])  # [B, H, W] uint8, a copy

@@ -1,4 +1,4 @@
-"""Patient-wise split: NIH's official test list is kept, validation is carved from train_val by patient.
+"""Patient-wise split: the set's own test images are kept, validation is carved from train_val by patient.
 
 The carving goes from the rarest class to the commonest, first with one patient of each, then with each
 class's share, so that every class that can be is in both parts: the idea of iterative stratification
@@ -14,6 +14,18 @@ from cxr.errors import InputError
 from cxr.findings import CLASSES
 
 SPLITS = ("train", "val", "test")
+TEST_SHARE = 0.2  # of the patients, in a random split: 70 / 10 / 20 with the default val_fraction, as CheXNet's
+
+
+def random_patients(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Each patient to test with one chance in five, to train_val otherwise, whatever lists there are.
+
+    The way of Rajpurkar et al., CheXNet, 2017 (https://arxiv.org/abs/1711.05225): for comparison with figures
+    that were measured so. They do not compare with figures on NIH's official list, which are lower.
+    """
+    patients = np.sort(table["patient_id"].unique())
+    chosen = np.random.default_rng(seed).permutation(patients)[: round(TEST_SHARE * len(patients))]
+    return table.assign(split=np.where(table["patient_id"].isin(chosen), "test", "train_val"))
 
 
 def carve(table: pd.DataFrame, *, val_fraction: float, seed: int) -> pd.DataFrame:
@@ -23,10 +35,10 @@ def carve(table: pd.DataFrame, *, val_fraction: float, seed: int) -> pd.DataFram
     Raises InputError where a split would be empty, or where a patient would be in two.
     """
     train_val = table[table["split"] == "train_val"]
-    patients = train_val.groupby("patient_id")[list(CLASSES)].max()
+    patients = train_val.groupby("patient_id")[list(CLASSES)].max().fillna(0)
     if len(patients) < 2 or not (table["split"] == "test").any():
         raise InputError(
-            f"{len(patients)} train_val and {(table['split'] == 'test').sum()} test patients are left: at "
+            f"{len(patients)} train_val patients and {(table['split'] == 'test').sum()} test images are left: at "
             "least 2 and 1 are needed for train, val and test. Raise limit, or take more images."
         )
     chosen = _val_patients(patients, val_fraction, np.random.default_rng(seed))
@@ -52,8 +64,12 @@ def digest(table: pd.DataFrame) -> str:
 
 
 def class_counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Positive images of each class in each split (the paper's Table 2); attrs["images"]: all images."""
-    counts = table.groupby("split")[list(CLASSES)].sum().T.reindex(columns=SPLITS, fill_value=0)
+    """Positive images of each class in each split (the paper's Table 2); attrs["images"]: all images.
+
+    A class that the set says nothing about has no row.
+    """
+    labelled = [name for name in CLASSES if table[name].notna().any()]
+    counts = table.groupby("split")[labelled].sum().T.reindex(columns=SPLITS, fill_value=0)
     counts = counts.astype(int)
     counts.attrs["images"] = {split: int((table["split"] == split).sum()) for split in SPLITS}
     return counts
@@ -67,30 +83,34 @@ def metrics(table: pd.DataFrame) -> dict[str, float]:
         images = counts.attrs["images"][split]
         named[f"split/{split}/images"] = images
         named[f"split/{split}/patients"] = table.loc[table["split"] == split, "patient_id"].nunique()
-        for name in CLASSES:
-            positives = int(counts[split][name])
+        for name in counts.index:
+            positives = int(counts.loc[name, split])
             named[f"split/{split}/positives/{name}"] = positives
-            named[f"split/{split}/prevalence/{name}"] = positives / max(images, 1)
+            labelled = int(table.loc[table["split"] == split, name].notna().sum())
+            named[f"split/{split}/prevalence/{name}"] = positives / max(labelled, 1)
     return named
 
 
 def demographics(table: pd.DataFrame) -> pd.DataFrame:
-    """Images, patients, age and sex of each split and of all (the paper's Table 1), by image."""
+    """Images, patients, age and sex of each split and of all (the paper's Table 1), by image.
+
+    Shares are of the images where sex or view is known; ages in years.
+    """
     parts = {split: table[table["split"] == split] for split in SPLITS} | {"all": table}
-    return pd.DataFrame(
-        {
-            name: {
-                "images": len(part),
-                "patients": part["patient_id"].nunique(),
-                "images_per_patient": len(part) / max(part["patient_id"].nunique(), 1),
-                "age_mean_years": part["age_years"].mean(),
-                "age_sd_years": part["age_years"].std(),
-                "male_percent": 100.0 * (part["sex"] == "M").mean(),
-                "ap_view_percent": 100.0 * (part["view"] == "AP").mean(),
-            }
-            for name, part in parts.items()
-        }
-    )
+    return pd.DataFrame({name: _people(part) for name, part in parts.items()})
+
+
+def _people(part: pd.DataFrame) -> dict[str, float]:
+    patients = part["patient_id"].nunique()
+    return {
+        "images": len(part),
+        "patients": patients,
+        "images_per_patient": len(part) / max(patients, 1),
+        "age_mean_years": part["age_years"].mean(),
+        "age_sd_years": part["age_years"].std(),
+        "male_percent": 100.0 * (part.loc[part["sex"] != "", "sex"] == "M").mean(),
+        "ap_view_percent": 100.0 * (part.loc[part["view"] != "", "view"] == "AP").mean(),
+    }
 
 
 def _val_patients(patients: pd.DataFrame, fraction: float, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-_RANK = {"phantom": 0, "sample": 1, "official": 2}
+# by cohort.SCOPES: drawings, anything that does not compare with published figures, NIH's official split
+_RANK = {"phantom": 0, "sample": 1, "custom": 1, "random-patient": 1, "external": 1, "official": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,7 +11,7 @@ class Standing:
     """A version as the decision sees it: its data's scope, its split, and its validation macro_14."""
 
     version: str
-    scope: str  # phantom | sample | official
+    scope: str  # one of cohort.SCOPES
     split_digest: str
     val_macro_14: float | None
 

@@ -1,8 +1,8 @@
 """Scores table -> AUROC and average precision per class, and their macro averages.
 
-A class is undefined where it has no positive or no negative image. A macro average is the unweighted
-mean over the classes that at least 10 positive and 10 negative patients carry; the classes that it
-left out are always named beside it.
+A class is measured on the images that are labelled in it, and undefined where none of them is positive or
+none negative. A macro average is the unweighted mean over the classes that at least 10 positive and 10
+negative patients carry; the classes that it left out are always named beside it.
 """
 
 from dataclasses import dataclass
@@ -22,22 +22,25 @@ class Macro:
 
     value: float | None
     classes: tuple[str, ...]
-    left_out: tuple[str, ...]
+    left_out: tuple[str, ...]  # labelled, but by too few patients
+    absent: tuple[str, ...] = ()  # not labelled in the set, or unknown to the model
 
     @property
     def note(self) -> str:
         """The scope in words, such as `mean of 13 (without Hernia: fewer than 10 patients a side)`."""
-        if not self.left_out:
-            return f"mean of all {len(self.classes)}"
-        return self._without(", ".join(self.left_out))
+        return self._note(", ".join(self.left_out))
 
     @property
     def brief(self) -> str:
         """The same for a figure: more than four classes are counted, since the figure's rows name them."""
-        return self.note if len(self.left_out) <= 4 else self._without(f"{len(self.left_out)} classes")
+        return self.note if len(self.left_out) <= 4 else self._note(f"{len(self.left_out)} classes")
 
-    def _without(self, classes: str) -> str:
-        return f"mean of {len(self.classes)} (without {classes}: fewer than {MIN_PATIENTS} patients a side)"
+    def _note(self, left_out: str) -> str:
+        if not self.left_out and not self.absent:
+            return f"mean of all {len(self.classes)}"
+        reasons = [f"{left_out}: fewer than {MIN_PATIENTS} patients a side"] if self.left_out else []
+        reasons += [f"{len(self.absent)} that the set or the model does not know"] if self.absent else []
+        return f"mean of {len(self.classes)} (without {'; '.join(reasons)})"
 
     @property
     def line(self) -> str:
@@ -47,7 +50,7 @@ class Macro:
 
 
 def per_class(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row a class, in the order of the outputs, for all rows of a scores table.
+    """One row a class, in the order of the outputs, for the rows of a scores table that are labelled in it.
 
     Columns: auroc (ties counted half), average_precision, prevalence, positives, negatives (images),
     positive_patients, negative_patients (patients with at least one such image), in_macro, note.
@@ -60,7 +63,14 @@ def macro(table: pd.DataFrame, classes: tuple[str, ...]) -> Macro:
     """The macro AUROC of a `per_class` table over those of `classes` that enough patients carry."""
     carried = tuple(name for name in classes if table.loc[name, "in_macro"])
     value = float(table.loc[list(carried), "auroc"].mean()) if carried else None
-    return Macro(value=value, classes=carried, left_out=tuple(name for name in classes if name not in carried))
+    absent = tuple(name for name in classes if not _labelled(table, name))
+    left_out = tuple(name for name in classes if name not in carried and name not in absent)
+    return Macro(value=value, classes=carried, left_out=left_out, absent=absent)
+
+
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a `per_class` table whose class some image is labelled in."""
+    return table[[_labelled(table, name) for name in table.index]]
 
 
 def flat(table: pd.DataFrame, prefix: str) -> dict[str, float]:
@@ -95,14 +105,21 @@ def measurable(labels: pd.DataFrame) -> tuple[str, ...]:
     return tuple(name for name in CLASSES if min(_patients(labels, name)) >= MIN_PATIENTS)
 
 
+def _labelled(table: pd.DataFrame, name: str) -> bool:
+    return bool(table.loc[name, ["positives", "negatives"]].sum() > 0)
+
+
 def _one_class(scores: pd.DataFrame, name: str) -> dict[str, object]:
+    scores = scores[scores[name].notna()]
     labels = scores[name].to_numpy()
     logits = scores[f"logit_{name}"].to_numpy(dtype=np.float64)
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
     positive_patients, negative_patients = _patients(scores, name)
     defined = positives > 0 and negatives > 0
     carried = min(positive_patients, negative_patients) >= MIN_PATIENTS
-    if not defined:
+    if scores.empty:
+        note = "undefined: not labelled in this set, or unknown to the model"
+    elif not defined:
         note = f"undefined: no {'positive' if positives == 0 else 'negative'} image"
     elif not carried:
         side = "positive" if positive_patients <= negative_patients else "negative"

@@ -40,17 +40,17 @@ class ClassMean:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.patients: set[int] = set()
+        self.patients: set[object] = set()
         self.images = 0
         self.zero_maps = 0
         self.pixels = np.zeros((size, size))  # float64, like the sums below
         self.sums = {name: np.zeros((2, size, size)) for name in ("relu", "signed")}  # of x and of x squared
 
     def add(self, pixels: np.ndarray, maps: torch.Tensor, patients: np.ndarray) -> None:
-        """Add images: pixels [N, H, W] uint8, signed maps [N, h, w], patient numbers [N]."""
+        """Add images: pixels [N, H, W] uint8, signed maps [N, h, w], patients [N]."""
         self.images += len(maps)
         self.zero_maps += int((maps.flatten(1).amax(dim=1) <= 0).sum())
-        self.patients.update(int(patient) for patient in patients)
+        self.patients.update(patients.tolist())
         self.pixels += pixels.sum(axis=0, dtype=np.float64)
         for name, part in (("relu", maps.clamp(min=0)), ("signed", maps)):
             large = upsample(part, self.size).astype(np.float64)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxr.data import cohort
+from cxr.data import nih
 from cxr.data.augment import MEAN, STD, normalise
 from cxr.data.loader import batches
 from cxr.data.store import Store, open_or_pack
@@ -109,7 +109,7 @@ def test_positions_lead_to_the_images_labels(seed: int | None) -> None:
 
 
 def test_batches_of_a_packed_store_equal_its_normalised_pixels(phantom_folder: Path, tmp_path: Path) -> None:
-    files = cohort.image_files(phantom_folder)
+    files = nih.image_files(phantom_folder)
     store = open_or_pack(tmp_path, list(files), files, size=32)
     rows = store.rows_of(list(files)[::-2])
     for positions, images in batches(store, rows, batch_size=5, device=CPU, shuffle=seeded(0)):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.data import cohort, split
+from cxr.data import nih, split
 from cxr.data.split import carve, class_counts, demographics, digest, metrics, patients_shared
 from cxr.errors import InputError
 from cxr.findings import CLASSES, NO_FINDING
@@ -132,8 +132,11 @@ def test_two_patients_are_one_for_train_and_one_for_val(fraction: float) -> None
             [("a.png", 1, "train_val", "Mass"), ("b.png", 1, "train_val", "Mass"), ("t.png", 2, "test", "Mass")],
             "1 ",
         ),
-        ([("t.png", 2, "test", "Mass")], "0 train_val and 1 test"),
-        ([("a.png", 1, "train_val", "Mass"), ("b.png", 2, "train_val", "Mass")], "2 train_val and 0 test"),
+        ([("t.png", 2, "test", "Mass")], "0 train_val patients and 1 test images"),
+        (
+            [("a.png", 1, "train_val", "Mass"), ("b.png", 2, "train_val", "Mass")],
+            "2 train_val patients and 0 test images",
+        ),
     ],
     ids=["one patient", "no train_val", "no test"],
 )
@@ -221,18 +224,18 @@ def test_demographics_equal_a_hand_count() -> None:
 
 
 @pytest.fixture(scope="module")
-def nih(real_data: Path) -> pd.DataFrame:
-    return cohort.read(real_data / "nih").table
+def whole(real_data: Path) -> pd.DataFrame:
+    return nih.read(real_data / "nih").table
 
 
 @pytest.fixture(scope="module")
-def carved(nih: pd.DataFrame) -> pd.DataFrame:
-    return carve(nih, val_fraction=0.1, seed=42)
+def carved(whole: pd.DataFrame) -> pd.DataFrame:
+    return carve(whole, val_fraction=0.1, seed=42)
 
 
-def test_whole_of_nih_is_carved_in_seconds_and_no_patient_is_shared(nih: pd.DataFrame) -> None:
+def test_whole_of_nih_is_carved_in_seconds_and_no_patient_is_shared(whole: pd.DataFrame) -> None:
     start = time.perf_counter()
-    named = metrics(carve(nih, val_fraction=0.1, seed=0))
+    named = metrics(carve(whole, val_fraction=0.1, seed=0))
     assert time.perf_counter() - start < 20
     assert named["split/patients_shared"] == 0
     assert (named["split/test/images"], named["split/test/patients"]) == (25_596, 2_797)
@@ -256,5 +259,41 @@ def test_prevalence_in_validation_is_near_that_in_train_for_every_class(carved: 
         assert abs(val - train) < 0.015, name
 
 
-def test_carved_nih_is_still_official(carved: pd.DataFrame) -> None:
-    assert cohort.is_official(carved)
+# ---------------------------------------------------------------- other divisions
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_random_split_is_seventy_ten_twenty_by_patient(seed: int) -> None:
+    table = drawn(1000, seed=seed).assign(split="")
+    divided = carve(split.random_patients(table, seed=seed), val_fraction=0.1 / (1 - split.TEST_SHARE), seed=seed)
+    patients = divided.groupby("split")["patient_id"].nunique().to_dict()
+    everyone = table["patient_id"].nunique()
+    assert patients == {"train": everyone - 300, "val": 100, "test": 200}
+    assert patients_shared(divided) == 0
+
+
+def test_random_split_depends_on_the_seed_and_not_on_the_order_of_rows() -> None:
+    table = drawn(100)
+    once = split.random_patients(table, seed=4)
+    mixed = split.random_patients(table.sample(frac=1, random_state=1), seed=4)
+    assert digest(mixed) == digest(once)
+    assert digest(split.random_patients(table, seed=5)) != digest(once)
+
+
+def test_classes_that_a_set_does_not_label_have_no_counts_and_do_not_spoil_the_carving() -> None:
+    table = drawn(60).assign(Hernia=np.nan).astype({"Mass": float})
+    table.loc[table["image"] < "00030", "Mass"] = np.nan
+    carved = carve(table, val_fraction=0.2, seed=1)
+    assert "Hernia" not in class_counts(carved).index
+    named = metrics(carved)
+    assert not any(name.endswith("/Hernia") for name in named)
+    train = carved[carved["split"] == "train"]
+    assert named["split/train/prevalence/Mass"] == pytest.approx(train["Mass"].mean())
+
+
+def test_shares_of_sex_and_view_are_of_the_images_where_they_are_known() -> None:
+    table = TINY.assign(sex=["M", "", "F", "M", "", "M", "", ""], view=["", "", "AP", "PA", "PA", "PA", "", ""])
+    people = demographics(table)
+    assert people.loc["male_percent", "train"] == pytest.approx(50)
+    assert people.loc["ap_view_percent", "train"] == pytest.approx(100)
+    assert people.loc["male_percent", "all"] == pytest.approx(75)

@@ -2,10 +2,12 @@
 
 import importlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,12 @@ class Called:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture
+def own_cohort(phantom_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the drawn cohort that a test may spoil."""
+    return Path(shutil.copytree(phantom_folder, tmp_path / "cohort"))
 
 
 @pytest.fixture

@@ -81,28 +81,27 @@ def test_a_missing_folder(tracking_store: str, call: Callable, tmp_path: Path) -
 
 
 def test_a_missing_image_is_listed_and_nothing_is_logged(
-    tracking_store: str, call: Callable, tmp_path: Path, phantom_folder: Path
+    tracking_store: str, call: Callable, own_cohort: Path
 ) -> None:
-    folder = tmp_path / "cohort"
-    shutil.copytree(phantom_folder, folder)
-    gone = sorted((folder / "images").glob("*.png"))[3]
+    gone = sorted((own_cohort / "images").glob("*.png"))[3]
     gone.unlink()
-    refused(call("split", data=folder), gone.name, "images=present keeps")
+    refused(call("split", data=own_cohort), gone.name, "images=present keeps")
     assert mlflow.search_runs(output_format="list") == []
-    assert call("split", data=folder, images="present").code == 0
+    assert call("split", data=own_cohort, images="present").code == 0
     (split,) = mlflow.search_runs(output_format="list")
-    assert split.data.metrics["split/missing_images"] == 1
+    assert split.data.metrics["split/left_out/no_file"] == 1
 
 
-def test_a_corrupt_image_stops_training_by_name_and_leaves_no_store(
-    tracking_store: str, call: Callable, tmp_path: Path, phantom_folder: Path
+def test_corrupt_images_stop_training_all_by_name_and_nothing_half_is_a_store(
+    tracking_store: str, call: Callable, tmp_path: Path, own_cohort: Path
 ) -> None:
-    folder, store = tmp_path / "cohort", tmp_path / "store"
-    shutil.copytree(phantom_folder, folder)
-    broken = sorted((folder / "images").glob("*.png"))[3]
-    broken.write_bytes(broken.read_bytes()[:100])
-    refused(call("train", data=folder, store=store, **TINY), broken.name)
-    assert list(store.iterdir()) == []
+    store = tmp_path / "store"
+    broken = sorted((own_cohort / "images").glob("*.png"))[3:6]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:100])
+    names = [path.name for path in broken]
+    refused(call("train", data=own_cohort, store=store, **TINY), *names, "on_bad_image=skip goes on")
+    assert [path.suffix for path in store.iterdir() if path.is_dir()] == [".unfinished"]
     stages = [run.data.tags["stage"] for run in mlflow.search_runs(output_format="list")]
     assert stages == ["split"]
 

@@ -242,11 +242,6 @@ def test_later_stages_take_a_model_by_version_and_follow_it_upstream(
     assert version.version == 1 or version.version == "1"
 
 
-def copied(phantom_folder: Path, place: Path) -> Path:
-    shutil.copytree(phantom_folder, place)
-    return place
-
-
 def test_data_auto_takes_the_very_folder_that_a_drawn_cohort_was_split_from(
     tracking_store: str, call: Callable, tiny: dict[str, object]
 ) -> None:
@@ -259,11 +254,11 @@ def test_data_auto_takes_the_very_folder_that_a_drawn_cohort_was_split_from(
 
 
 def test_drawings_never_stand_for_real_images(
-    tracking_store: str, call: Callable, tiny: dict[str, object], phantom_folder: Path, tmp_path: Path
+    tracking_store: str, call: Callable, tiny: dict[str, object], own_cohort: Path
 ) -> None:
-    real = copied(phantom_folder, tmp_path / "real")
+    real = own_cohort
     (real / "PHANTOM.txt").unlink()
-    assert call("split", **tiny | {"data": real}).code == 0
+    assert call("split", **tiny | {"data": real}, split="custom").code == 0
     (split,) = runs("split")
     done = call("train", **tiny, **TINY, split_run=split.info.run_id)
     assert done.code == 1
@@ -271,9 +266,9 @@ def test_drawings_never_stand_for_real_images(
 
 
 def test_a_model_is_not_evaluated_on_patients_that_it_was_trained_on(
-    tracking_store: str, call: Callable, tiny: dict[str, object], phantom_folder: Path, tmp_path: Path
+    tracking_store: str, call: Callable, tiny: dict[str, object], own_cohort: Path
 ) -> None:
-    swapped = copied(phantom_folder, tmp_path / "swapped")
+    swapped = own_cohort
     (swapped / "train_val_list.txt").rename(swapped / "was_train_val")
     (swapped / "test_list.txt").rename(swapped / "train_val_list.txt")
     (swapped / "was_train_val").rename(swapped / "test_list.txt")
@@ -284,12 +279,14 @@ def test_a_model_is_not_evaluated_on_patients_that_it_was_trained_on(
 
 
 def test_on_other_data_only_test_rows_are_scored_and_the_run_says_what_the_model_saw(
-    tracking_store: str, call: Callable, tiny: dict[str, object], phantom_folder: Path, tmp_path: Path
+    tracking_store: str, call: Callable, tiny: dict[str, object], own_cohort: Path
 ) -> None:
-    real = copied(phantom_folder, tmp_path / "real")
+    real = own_cohort
     (real / "PHANTOM.txt").unlink()
     call("train", **tiny, **TINY | {"epochs": 1})
-    assert call("evaluate", store=tiny["store"], data=real, model="models:/cxr-resnet50/1").code == 0
+    assert (
+        call("evaluate", store=tiny["store"], data=real, split="custom", model="models:/cxr-resnet50/1").code == 0
+    )
     (evaluate,) = runs("evaluate")
     assert set(pd.read_parquet(fetched(evaluate, "scores.parquet"))["split"]) == {"test"}
     assert "The model was trained on other data: phantom" in evaluate.data.tags["headline"]

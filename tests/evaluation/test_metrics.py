@@ -7,8 +7,17 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cxr.data import cohort
-from cxr.evaluation.metrics import MIN_PATIENTS, Macro, flat, macro, measurable, per_class, readable
+from cxr.data import nih
+from cxr.evaluation.metrics import (
+    MIN_PATIENTS,
+    Macro,
+    flat,
+    labelled,
+    macro,
+    measurable,
+    per_class,
+    readable,
+)
 from cxr.findings import CLASSES, FINDINGS, NO_FINDING
 
 
@@ -273,7 +282,7 @@ def test_published_scores_reproduce_their_14_published_aurocs(real_data: Path) -
     # an AUROC needs only the order of the scores, so probabilities stand in for logits
     probabilities = pd.read_csv(folder / "preds.csv.gz").rename(columns={"Image Index": "image"})
     probabilities.columns = probabilities.columns.str.replace("prob_", "logit_")
-    labels = cohort.read(real_data / "nih").table
+    labels = nih.read(real_data / "nih").table
     joined = labels.merge(probabilities, on="image", validate="one_to_one")
     assert len(joined) == len(probabilities) == 22_433
     table = per_class(joined.assign(**{f"logit_{NO_FINDING}": 0.0}))
@@ -282,3 +291,29 @@ def test_published_scores_reproduce_their_14_published_aurocs(real_data: Path) -
         assert table.loc[name, "auroc"] == pytest.approx(published[name], abs=1e-9), name
     assert macro(table, FINDINGS).value == pytest.approx(published.mean(), abs=1e-9)
     assert macro(table, FINDINGS).note == "mean of all 14"
+
+
+# ---------------------------------------------------------------- sets that do not label everything
+
+
+def test_a_class_is_measured_on_the_images_that_are_labelled_in_it() -> None:
+    table = random_scores(300)
+    holes = table.astype({"Edema": float})
+    holes.loc[holes.index % 3 == 0, "Edema"] = np.nan
+    expected = per_class(table[table.index % 3 != 0]).loc["Edema"]
+    pd.testing.assert_series_equal(per_class(holes).loc["Edema"], expected)
+    assert per_class(holes).loc["Mass", "auroc"] == per_class(table).loc["Mass", "auroc"]
+
+
+def test_classes_that_a_set_does_not_know_are_told_apart_from_those_with_too_few_patients() -> None:
+    table = random_scores(300).assign(Mass=np.nan, Nodule=np.nan, Hernia=np.uint8(0))
+    table.loc[:3, "Hernia"] = 1
+    found = per_class(table)
+    assert found.loc["Mass", "note"] == "undefined: not labelled in this set, or unknown to the model"
+    mean = macro(found, FINDINGS)
+    assert (mean.absent, mean.left_out) == (("Mass", "Nodule"), ("Hernia",))
+    assert mean.note == (
+        "mean of 11 (without Hernia: fewer than 10 patients a side; 2 that the set or the model does not know)"
+    )
+    assert set(labelled(found).index) == set(CLASSES) - {"Mass", "Nodule"}
+    assert not {name for name in flat(found, "test") if name.endswith(("/Mass", "/Nodule"))}

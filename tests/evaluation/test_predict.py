@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxr.data import cohort
+from cxr.data import nih
 from cxr.data.augment import normalise
 from cxr.data.store import Store, open_or_pack
 from cxr.evaluation.metrics import per_class
@@ -87,7 +87,7 @@ def test_half_precision_outputs_become_float32() -> None:
 
 
 def test_scores_table_lays_logits_beside_the_labels_of_the_same_rows(phantom_folder: Path) -> None:
-    table = cohort.read(phantom_folder).table
+    table = nih.read(phantom_folder).table
     part = table[table["split"] == "test"]
     assert part.index[0] != 0 or part.index[-1] != len(part) - 1  # an index that is not 0, 1, 2 ...
     logits = np.random.default_rng(0).normal(size=(len(part), 15)).astype(np.float32)
@@ -121,8 +121,8 @@ def test_network_that_sees_the_answer_scores_one_from_pixels_to_auroc(
             means = images.double().mean(dim=(1, 2, 3))
             return torch.stack([answers[round(float(mean), 6)] for mean in means])
 
-    table = cohort.read(phantom_folder).table.sample(frac=1, random_state=0)
-    files = cohort.image_files(phantom_folder)
+    table = nih.read(phantom_folder).table.sample(frac=1, random_state=0)
+    files = nih.image_files(phantom_folder)
     store = open_or_pack(tmp_path, sorted(files), files, size=32)
     rows = store.rows_of(table["image"].tolist())
     greys = normalise(torch.from_numpy(store.pixels[rows])).double().mean(dim=(1, 2, 3))

@@ -70,3 +70,22 @@ def test_half_precision_logits_and_whole_number_labels_are_computed_in_float32()
 def test_labels_of_another_shape_are_an_error_not_a_broadcast() -> None:
     with pytest.raises(ValueError, match="same as input size"):
         binary_cross_entropy(torch.zeros(4, 15), torch.zeros(1, 15))
+
+
+def test_a_label_that_nobody_gave_has_no_part_in_the_loss_or_its_gradient() -> None:
+    logits, labels = drawn(6)
+    given = torch.from_numpy(logits).requires_grad_()
+    holes = torch.from_numpy(labels).clone()
+    holes[:, 3] = torch.nan  # a class that the set says nothing about
+    holes[2, 7] = torch.nan
+    loss = binary_cross_entropy(given, holes)
+    known = ~np.isnan(holes.numpy())
+    assert float(loss.detach()) == pytest.approx(papers_formula(logits[known], labels[known]), rel=1e-6)
+    loss.backward()
+    assert given.grad is not None
+    assert (given.grad[torch.from_numpy(~known)] == 0).all()
+    assert (given.grad[torch.from_numpy(known)] != 0).all()
+
+
+def test_without_any_label_the_loss_is_zero() -> None:
+    assert float(binary_cross_entropy(torch.ones(2, 15), torch.full((2, 15), torch.nan))) == 0.0
