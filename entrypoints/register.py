@@ -62,6 +62,8 @@ def run(common: Common, *, evaluate_run: str, register_as: str = REGISTER_AS, mo
         measured = evaluated.data.tags["headline"]
         registry.describe(register_as, version, f"{measured} At registration: {decision}.")
         mlflow.set_tags({"version": version, "registered_model": register_as, "decision": decision})
+        kept = ("dataset", "edition", "scope", "split_digest")
+        mlflow.set_tags({key: candidate.tags[key] for key in kept if key in candidate.tags})
         mlflow.set_tags({"train_run": train_run, "evaluate_run": evaluate_run})
         tracking.describe_run(f"models:/{register_as}/{version}: {decision}. {measured}")
     click.echo(f"register: models:/{register_as}/{version}: {decision}; run {run_id}")

@@ -72,9 +72,9 @@ def run(common: Common, *, val_fraction: float = VAL_FRACTION) -> str:
         _log_companions(cohort)
         tracking.describe_run(f"{cohort.describe()}. {_note(cohort)}", people.round(1))
     if cohort.scope == "official":
-        click.echo(
-            f"\n{people.round(1).to_string(na_rep='')}\n{_note(cohort)}\n\n{positives.to_string(na_rep='')}\n"
-        )
+        for shown in (people.round(1), positives):
+            click.echo(f"\n{shown.astype(object).fillna('').to_string()}")
+        click.echo(f"\n{_note(cohort)}\n")
     click.echo(f"split: {cohort.describe()}; run {run_id}")
     return run_id
 

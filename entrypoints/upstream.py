@@ -141,8 +141,20 @@ def read_split(run_id: str, common: Common, *, made_from: str = "") -> Split:
         run_id=found.info.run_id,
         table=tracking.frame(found.info.run_id, "cohort.parquet"),
         folder=place,
-        tags={key: tags[key] for key in ("dataset", "edition", "scope", "split_digest", "data_digest")},
+        tags=_needed(tags, f"split_run={run_id}", "dataset", "edition", "scope", "split_digest", "data_digest"),
     )
+
+
+def _needed(tags: dict[str, str], what: str, *names: str) -> dict[str, str]:
+    """These tags of a run; InputError where it is too old to have them."""
+    missing = [name for name in names if name not in tags]
+    if missing:
+        raise InputError(
+            f"{what}: that run was made by an earlier version of this project "
+            f"(it has no tag {', '.join(missing)}). "
+            "Make it anew."
+        )
+    return {name: tags[name] for name in names}
 
 
 def refuse_leak(source: Split, trained: Model) -> None:
@@ -172,6 +184,7 @@ def read_model(reference: str) -> Model:
         if "split_digest" not in version.tags:
             raise InputError(f"model={reference}: that version was not made by this project's train stage.")
     train = tracking.stage_run(run_id, "train", "model")
+    _needed(train.data.tags, f"model={reference}", "model_uri", "data_folder", "classes", "edition")
     logged = train.data.tags["model_uri"]
     return Model(
         uri=uri or logged,

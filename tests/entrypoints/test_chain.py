@@ -162,6 +162,16 @@ class TestTheWholeChain:
         assert [item.dataset.name for item in parent.inputs.dataset_inputs] == ["phantom-test"]
         assert "says nothing about real X-rays" in parent.data.tags["mlflow.note.content"]
 
+    def test_every_run_and_the_version_carry_the_digest_of_the_split(self) -> None:
+        (split,) = runs("split")
+        version = mlflow.MlflowClient().get_model_version("cxr-resnet50", "1")
+        carried = {version.tags["split_digest"]} | {
+            run.data.tags["split_digest"]
+            for stage in ("main", "train", "evaluate", "explain", "register")
+            for run in runs(stage)
+        }
+        assert carried == {split.data.tags["split_digest"]}
+
     def test_the_version_says_what_it_is_and_has_phantom_aliases_only(self) -> None:
         version = mlflow.MlflowClient().get_model_version("cxr-resnet50", "1")
         assert set(version.aliases) == {"candidate-phantom", "champion-phantom"}

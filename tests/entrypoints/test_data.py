@@ -111,6 +111,17 @@ def test_training_leaves_digests_of_the_patients_that_it_saw_and_no_numbers(
     assert set(fetched(run_of("train"), "seen_patients.txt").read_text().split()) == expected
 
 
+def test_a_run_of_an_earlier_version_is_named_as_such(
+    tracking_store: str, call: Callable, tiny: dict[str, object]
+) -> None:
+    call("train", **tiny | TINY)
+    client = mlflow.MlflowClient()
+    client.delete_tag(run_of("train").info.run_id, "classes")
+    done = call("evaluate", store=tiny["store"], model=MODEL)
+    assert done.code == 1
+    assert "made by an earlier version of this project (it has no tag classes)" in " ".join(done.err.split())
+
+
 # ---------------------------------------------------------------- other divisions
 
 
