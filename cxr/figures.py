@@ -32,6 +32,7 @@ Style = dict[str, Any]
 _WIDTH, _DPI, _LINE = 9.0, 110, 1.35 / 72  # inches; pixels per inch; inches of line height per point of font
 _TITLE, _TEXT, _SMALL = 14.0, 10.0, 9.0  # points
 _BLUE, _PALE, _VERMILION, _DARK, _MUTED = "#0072B2", "#8FC1DE", "#D55E00", "#444444", "#707070"
+_COLUMNS = (55, 119, 167)  # points from the axes to the right edges of columns
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _HEAT_MAP = colormaps["plasma"]  # perceptually uniform; its low end is a colour, not black, so grey shows
 
@@ -68,21 +69,25 @@ def prevalence(counts: pd.DataFrame, *, subtitle: str) -> Figure:
 
     `counts`: index = names of `CLASSES` (any subset), columns `train`, `val`, `test` = positive images;
     `counts.attrs["images"]` = {"train": n, "val": n, "test": n}, all images of each split. The axis is
-    logarithmic (0.2 % and 60 % must both be readable) with a true 0. A split without images has no points.
+    logarithmic (0.2 % and 60 % must both be readable) with a true 0. A split without images is left out.
     """
     assert set() < set(counts.index) <= set(CLASSES), f"not our classes: {list(counts.index)}"
     images = counts.attrs["images"]
-    share = pd.DataFrame({s: 100 * counts[s] / (images[s] or np.nan) for s in _SPLITS})
-    order = list(share.fillna(0).sort_values(list(_SPLITS), ascending=False, kind="stable").index)
-    n, title = len(order), "How common each finding is in train, validation and test"
-    fig = _figure(title, subtitle, 1.4 + 0.4 * n)
+    looks = {"train": (-0.22, "o", _BLUE), "val": (0.0, "s", _DARK), "test": (0.22, "D", _VERMILION)}
+    shown = [split for split in _SPLITS if images[split]]
+    share = pd.DataFrame({split: 100 * counts[split] / images[split] for split in shown})
+    order = list(share.sort_values(shown, ascending=False, kind="stable").index)
+    n, names = len(order), [_SPLITS[split] for split in shown]
+    where = f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else f"the {names[0]} images"
+    fig = _figure(f"How common each finding is in {where}", subtitle, 1.4 + 0.4 * n)
     ax = _rows_axes(fig, order)
-    looks = [(-0.22, "o", _BLUE, 55), (0.0, "s", _DARK, 119), (0.22, "D", _VERMILION, 167)]
-    for (split, name), (offset, marker, color, right) in zip(_SPLITS.items(), looks, strict=True):
-        style: Style = {"color": color, "label": f"{name} ({images[split]:,} images)", "clip_on": False}
+    for split, right in zip(shown, _COLUMNS[-len(shown) :], strict=True):
+        offset, marker, color = looks[split]
+        offset *= len(shown) > 1
+        style: Style = {"color": color, "label": f"{_SPLITS[split]} ({images[split]:,} images)", "clip_on": False}
         ax.plot(share.loc[order, split], np.arange(n) + offset, marker, **style)
-        _column(ax, right, name, counts.loc[order, split], ",", color=color)
-    _note(ax, "positive images", (1, 1), (167, 20), ha="right", color=_DARK, weight="bold")
+        _column(ax, right, _SPLITS[split], counts.loc[order, split], ",", color=color)
+    _note(ax, "positive images", (1, 1), (_COLUMNS[-1], 20), ha="right", color=_DARK, weight="bold")
     positive = [x for x in share.to_numpy(dtype=float).flat if x > 0]
     smallest = float(10 ** np.floor(np.log10(min(positive, default=0.1))))
     ticks = [0, smallest, *(t for t in (0.1, 0.3, 1, 3, 10, 30, 100) if t > smallest)]
@@ -107,9 +112,7 @@ def shift(measures: pd.DataFrame, *, subtitle: str) -> Figure:
     rows = rows.loc[[name for name in rows.index if name in (*names.values(), *CLASSES)]]
     rows = rows[rows["test_over_train"] > 0].sort_values("test_over_train", ascending=False, kind="stable")
     n = len(rows)
-    widest = f": {rows.index[0]} {rows['test_over_train'].iloc[0]:.1f} to 1" if n else ""
-    title = f"Test images against training's{widest.replace('_', ' ')}"
-    fig = _figure(title, subtitle, 1.4 + 0.34 * max(n, 1))
+    fig = _figure(_shift_title(rows["test_over_train"]), subtitle, 1.4 + 0.34 * max(n, 1))
     ax = _rows_axes(fig, list(rows.index) or ["nothing to compare"])
     ratio = rows["test_over_train"].to_numpy(dtype=float)
     far = np.abs(np.log2(ratio)) > np.log2(1.5)
@@ -135,6 +138,16 @@ def shift(measures: pd.DataFrame, *, subtitle: str) -> Figure:
             place = {"xycoords": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
             _note(ax, text, (1, row), (right, 0), **place)
     return fig
+
+
+def _shift_title(ratios: pd.Series) -> str:
+    findings = ratios[[name for name in ratios.index if name in CLASSES]]
+    if findings.empty:
+        return "How the test images differ from training's"
+    widest = str(np.log(findings).abs().idxmax())
+    return (
+        f"{widest.replace('_', ' ')} is {findings[widest]:.2g} times as common in the test images as in training"
+    )
 
 
 def auroc(table: pd.DataFrame, *, macro: float | None, macro_note: str, subtitle: str) -> Figure:

@@ -138,7 +138,18 @@ def test_prevalence_plots_percent_of_each_splits_images_most_common_first() -> N
 def test_a_split_without_images_or_positives_is_drawn_without_a_warning() -> None:
     table = counts_table(("Hernia",)) * 0
     table.attrs["images"] = {"train": 40, "val": 5, "test": 0}
-    assert "test (0 images)" in texts(prevalence(table, subtitle="s"))
+    said = texts(prevalence(table, subtitle="s"))
+    assert "How common each finding is in train and validation" in said
+    assert not any(text.startswith("test") for text in said)
+
+
+def test_prevalence_of_test_images_alone_speaks_of_them_alone() -> None:
+    table = counts_table()
+    table.attrs["images"] = {"train": 0, "val": 0, "test": 25596}
+    said = texts(prevalence(table, subtitle="s"))
+    assert "How common each finding is in the test images" in said
+    assert "test (25,596 images)" in said
+    assert not any(text.startswith(("train", "validation")) for text in said)
 
 
 def test_prevalence_refuses_unknown_classes() -> None:
@@ -284,7 +295,7 @@ def measures(**ratios: float) -> pd.DataFrame:
 def test_shift_names_the_widest_and_orders_by_ratio() -> None:
     fig = shift(measures(Edema=1.1, Pneumothorax=3.4, **{NO_FINDING: 0.66}), subtitle="all")
     said = texts(fig)
-    assert "Test images against training's: Pneumothorax 3.4 to 1" in said
+    assert "Pneumothorax is 3.4 times as common in the test images as in training" in said
     (ax,) = fig.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["Pneumothorax", "Edema", NO_FINDING]
     assert {"34.0 %", "10.0 %"} <= set(said)

@@ -40,7 +40,8 @@ class Macro:
             return f"mean of all {len(self.classes)}"
         reasons = [f"{left_out}: fewer than {MIN_PATIENTS} patients a side"] if self.left_out else []
         reasons += [f"{len(self.absent)} that the set or the model does not know"] if self.absent else []
-        return f"mean of {len(self.classes)} (without {'; '.join(reasons)})"
+        mean = f"mean of {len(self.classes)}" if self.classes else "no finding is left"
+        return f"{mean} (without {'; '.join(reasons)})"
 
     @property
     def line(self) -> str:
