@@ -65,17 +65,19 @@ class Tile:
 
 
 def prevalence(counts: pd.DataFrame, *, subtitle: str) -> Figure:
-    """How common each class is in each split, in % of the split's images, most common in train first.
+    """How common each class is in each split, in % of the split's labelled images, most common in train first.
 
     `counts`: index = names of `CLASSES` (any subset), columns `train`, `val`, `test` = positive images;
-    `counts.attrs["images"]` = {"train": n, "val": n, "test": n}, all images of each split. The axis is
+    `counts.attrs["images"]` = {"train": n, "val": n, "test": n}, all images of each split, and optionally
+    `counts.attrs["labelled"]`, a table like `counts` of the images labelled in each class. The axis is
     logarithmic (0.2 % and 60 % must both be readable) with a true 0. A split without images is left out.
     """
     assert set() < set(counts.index) <= set(CLASSES), f"not our classes: {list(counts.index)}"
     images = counts.attrs["images"]
     looks = {"train": (-0.22, "o", _BLUE), "val": (0.0, "s", _DARK), "test": (0.22, "D", _VERMILION)}
     shown = [split for split in _SPLITS if images[split]]
-    share = pd.DataFrame({split: 100 * counts[split] / images[split] for split in shown})
+    labelled = counts.attrs.get("labelled", pd.DataFrame(images, index=counts.index))
+    share = (100 * counts / labelled.where(labelled > 0))[shown]
     order = list(share.sort_values(shown, ascending=False, kind="stable").index)
     n, names = len(order), [_SPLITS[split] for split in shown]
     where = f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else f"the {names[0]} images"
@@ -94,7 +96,7 @@ def prevalence(counts: pd.DataFrame, *, subtitle: str) -> Figure:
     ax.set_xscale("symlog", linthresh=smallest, linscale=0.4)
     ax.set_xticks(ticks, [f"{t:g} %" for t in ticks])
     ax.set_xlim(-smallest / 10, 100)
-    ax.set_xlabel(f"positive images, % of the split (log scale above {smallest:g} %)", fontsize=_TEXT)
+    ax.set_xlabel(f"positive images, % of those labelled (log scale above {smallest:g} %)", fontsize=_TEXT)
     fig.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=_SMALL)
     return fig
 

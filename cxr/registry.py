@@ -35,6 +35,8 @@ VERSION_TAGS = (
     "split_run", "git_commit", "best_by", "best_epoch", "val_macro_14", "val_macro_14_classes", "weights_digest",
     "classes",
 )  # fmt: skip
+# The split's digest is of image names and parts: other labels or pictures may go by the same names.
+_MEASURED_ON = ("dataset", "data_digest", "images_digest", "split_digest")
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("binary", "image")]),
     outputs=Schema([ColSpec("double", name) for name in CLASSES]),
@@ -120,6 +122,6 @@ def standing(version: ModelVersion) -> Standing:
     return Standing(
         version=str(version.version),
         scope=version.tags["scope"],
-        split_digest=version.tags["split_digest"],
+        measured_on=" ".join(version.tags.get(key, "") for key in _MEASURED_ON),
         val_macro_14=float(macro) if macro else None,
     )

@@ -30,7 +30,7 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
     from cxr.evaluation import metrics
     from cxr.evaluation.predict import predict, scores_table
     from cxr.findings import CLASSES, FINDINGS, NO_FINDING
-    from entrypoints import upstream
+    from entrypoints import seen, upstream
 
     tracking.connect()
     where = device.choose(common.device)
@@ -41,7 +41,7 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
     source = upstream.read_split(split_run, common, made_from=trained.tags["data_folder"])
     # by content: a split may have been made anew, and a drawn table may equal one that is not drawn
     same_data = all(source.tags[key] == trained.tags[key] for key in ("dataset", "data_digest"))
-    upstream.refuse_leak(source, trained)
+    seen.refuse_patients(source, trained)
     stage = tracking.Stage(
         name="evaluate",
         config={"model": trained.model_id, "on_bad_image": common.on_bad_image},
@@ -53,6 +53,10 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
     network, spec = serving.load_network(trained.uri, device=where)
     source, packed = source.open_store(common, spec.image_size)
     same_split = same_data and source.tags["split_digest"] == trained.tags["split_digest"]
+    if not same_split:
+        seen.refuse_images(source, packed, trained)
+    learned = trained.tags["classes"].split("|")
+    upstream.refuse_nothing_shared(source, learned)
     title = f"evaluate {spec.arch} {spec.image_size}px on {source.name}"
     with tracking.run(stage, title=title, adopt=common.command == "evaluate") as run_id:
         mlflow.set_tags(
@@ -67,7 +71,6 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
         scores = scores_table(rows, logits)
         tracking.log_frame(scores, "scores.parquet")  # before anything is computed from it
 
-        learned = trained.tags["classes"].split("|")
         tested_on = scores[scores["split"] == "test"]
         table = metrics.per_class(tested_on.assign(**{name: np.nan for name in CLASSES if name not in learned}))
         mlflow.set_tag("classes", "|".join(metrics.labelled(table).index))

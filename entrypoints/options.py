@@ -145,9 +145,10 @@ layer = click.option(
 
 
 def refuse_idle(common: Common, given: str, value: str) -> None:
-    """A limit or a way to split beside a run or model that is given already would silently change nothing."""
-    for name, idle, unset in (("limit", common.limit, None), ("split", common.split, "auto")):
-        if value and idle != unset:
+    """What makes a split, beside a run or model whose split is made already, would silently change nothing."""
+    unset = {"limit": None, "split": "auto", "uncertain": "zeros", "images": "all"}
+    for name, default in unset.items():
+        if value and (idle := getattr(common, name)) != default:
             raise click.UsageError(
                 f"{name}={idle} has no effect beside {given}={value}, whose split is made already."
             )

@@ -20,7 +20,10 @@ def main(common: Common, model: str, register_as: str) -> None:
             "it is empty; expected the name of a registered model.", param_hint="--register_as"
         )
     if model.startswith("models:/"):  # the version that was asked for, under its own name
-        register_as = model.removeprefix("models:/").replace("@", "/").partition("/")[0]
+        own_name = model.removeprefix("models:/").replace("@", "/").partition("/")[0]
+        if register_as not in (own_name, REGISTER_AS):
+            raise click.UsageError(f"register_as={register_as} has no effect beside model={model}.")
+        register_as = own_name
     evaluate_run = evaluate.run(common.for_upstream(), model=model, register_as=register_as)
     run(common, evaluate_run=evaluate_run, register_as=register_as, model=model)
 

@@ -1,6 +1,8 @@
 """Where data comes from: what `data` names on this machine, and the cohort that lies there."""
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ import click
 
 from cxr.data import cohort, external, nih, phantom, store
 from cxr.data import split as splits
+from cxr.data.external import own_csv
 from cxr.errors import InputError
 from entrypoints.options import Common
 
@@ -23,9 +26,11 @@ def how_to_split(common: Common) -> str:
     return "official" if data_place(common.data, common.store)[0] == "nih" else "test"
 
 
-def read_cohort(common: Common, how: str) -> cohort.Cohort:
-    """The cohort that `data` names, its rows divided into train_val and test: official, random-patient, custom,
-    or test (all rows)."""
+def read_cohort(common: Common, how: str) -> tuple[cohort.Cohort, str]:
+    """The cohort that `data` names, and the digest of its image files (empty where none was looked for).
+
+    Its rows are divided into train_val and test as `how` says: official, random-patient, custom, or test (all).
+    """
     kind, place = data_place(common.data, common.store)
     if kind == "nih":
         read = nih.read(place, split=how)
@@ -44,9 +49,10 @@ def read_cohort(common: Common, how: str) -> cohort.Cohort:
         read = replace(read, table=splits.random_patients(read.table, seed=common.seed))
     read = cohort.limited(read, common.limit)
     if common.images == "skip":
-        return read
+        return read, ""
     files = image_files(read.folder, read.table["image"].tolist(), read.scope)
-    return cohort.require_images(read, common.images, files)
+    read = cohort.require_images(read, common.images, files)
+    return read, store.images_digest(read.table["image"].tolist(), files)
 
 
 def data_place(data: str, store_folder: Path) -> tuple[str, Path]:
@@ -57,6 +63,13 @@ def data_place(data: str, store_folder: Path) -> tuple[str, Path]:
     if not colon or kind not in external.READERS:
         kind, path = "nih", data
     return kind, Path(path).expanduser().absolute()
+
+
+def dataset_name(kind: str, place: Path) -> str:
+    """The name that a cohort read from there bears."""
+    if kind == "nih":
+        return "phantom" if nih.is_phantom(place) else "nih"
+    return own_csv.name_of(place) if kind == "csv" else kind
 
 
 def image_files(folder: Path, names: Sequence[str], scope: str) -> dict[str, Path]:
@@ -73,6 +86,8 @@ def phantom_folder(root: Path) -> Path:
         click.echo(f"drawing the phantom cohort into {place}")
         store.make_root(root, _PHANTOM_BYTES)
         phantom.draw(place)
+    with contextlib.suppress(OSError):
+        os.utime(place / nih.PHANTOM_NOTE)  # when it was last used
     return place
 
 

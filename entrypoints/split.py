@@ -36,12 +36,14 @@ def run(common: Common, *, val_fraction: float = VAL_FRACTION) -> str:
 
     tracking.connect()
     split = sources.how_to_split(common)
-    cohort = sources.read_cohort(common, split)
+    cohort, files = sources.read_cohort(common, split)
+    companions = _companions(cohort)
     stage = tracking.Stage(
         name="split",
         config={"dataset": cohort.dataset, "edition": cohort.edition, "split": split, "images": common.images,
                 "limit": common.limit, "uncertain": common.uncertain, "seed": common.seed,
-                "val_fraction": val_fraction},
+                "val_fraction": val_fraction, "files": files,
+                "companions": {name: cohorts.digest(table) for name, table in companions.items()}},
         data_digest=cohorts.digest(cohort.table),
     )  # fmt: skip
     if found := upstream.reuse(stage, common):
@@ -69,7 +71,9 @@ def run(common: Common, *, val_fraction: float = VAL_FRACTION) -> str:
         people, positives = _beside_the_paper(cohort, people, counts)
         tracking.log_frame(people.round(2).rename_axis("measure"), "table1_demographics")
         tracking.log_frame(positives.rename_axis("finding"), "table2_positives")
-        _log_companions(cohort)
+        for name, table_beside in companions.items():
+            tracking.log_frame(table_beside, f"{name}.parquet")
+            mlflow.log_metric(f"split/{name}", len(table_beside))
         tracking.describe_run(f"{cohort.describe()}. {_note(cohort)}", people.round(1))
     if cohort.scope == "official":
         for shown in (people.round(1), positives):
@@ -87,8 +91,9 @@ def _beside_the_paper(
 
     from cxr import published
 
+    labelled = counts.attrs["labelled"].sum(axis=1)
     counts = counts.assign(all=counts.sum(axis=1))
-    counts["all_percent"] = (100 * counts["all"] / len(cohort.table)).round(1)
+    counts["all_percent"] = (100 * counts["all"] / labelled).round(1)
     if cohort.scope == "official":
         people = people.assign(paper=pd.Series(published.AHMED_2025_TABLE_1))
         counts["paper"] = pd.Series(published.AHMED_2025_TABLE_2, dtype="Int64")
@@ -105,25 +110,19 @@ def _note(cohort: "Cohort") -> str:
     )
 
 
-def _log_companions(cohort: "Cohort") -> None:
-    """The boxes and the radiologists' labels that lie beside NIH's metadata: tables of their own."""
-    import mlflow
-
-    from cxr import tracking
+def _companions(cohort: "Cohort") -> "dict[str, pd.DataFrame]":
+    """The boxes and the radiologists' labels beside NIH's metadata, where there are any: tables of their own."""
     from cxr.data import expert_labels, nih
 
     if cohort.scope == "external":
-        return
+        return {}
     boxes = nih.read_boxes(cohort.folder)
-    companions = {
+    found = {
         "boxes": None if boxes is None else boxes[boxes["image"].isin(cohort.table["image"])],
         "expert_labels": expert_labels.read(cohort.folder, cohort.table),
         "expert_readers": expert_labels.read_readers(cohort.folder, cohort.table),
     }
-    for name, table in companions.items():
-        if table is not None:
-            tracking.log_frame(table, f"{name}.parquet")
-            mlflow.log_metric(f"split/{name}", len(table))
+    return {name: table for name, table in found.items() if table is not None}
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def run(
     from cxr.serving import WEIGHTS
     from cxr.training import recipe as recipes
     from cxr.training.loop import Trainer
-    from entrypoints import upstream
+    from entrypoints import seen, upstream
 
     tracking.connect()
     where = device.choose(common.device)
@@ -55,6 +55,7 @@ def run(
         _register(found, register_as)
         return found
     source, packed = source.open_store(common, chosen.image_size)
+    source.refuse_untrainable()  # unreadable images may have been all of a part
     network = model.build(chosen.arch, seed=common.seed)
     trainer = Trainer(network, chosen, packed, source.table, device=where, seed=common.seed)
     title = f"train {chosen.name} {chosen.arch} {chosen.image_size}px on {source.name}"
@@ -70,7 +71,7 @@ def run(
         mlflow.set_tags(tags)
         for part in ("train", "val"):
             upstream.log_rows(source.table, source.tags, source.folder, part)
-        upstream.log_pixels(source, packed)
+        seen.log(source, packed)
         last, best = Path(scratch, "last.pt"), Path(scratch, "best.pt")
         for epoch in trainer.epochs():
             mlflow.log_metrics(epoch.metrics, step=epoch.number)

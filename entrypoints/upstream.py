@@ -11,14 +11,12 @@ from mlflow.data.pandas_dataset import from_pandas
 from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # made at run time
 
 from cxr import registry, tracking
-from cxr.data import cohort, external, leakage, nih, store
+from cxr.data import cohort, external, nih, store
 from cxr.data import split as splits
 from cxr.errors import InputError, first_ten
 from cxr.findings import CLASSES
 from entrypoints import sources
 from entrypoints.options import Common
-
-SEEN_PATIENTS = "seen_patients.txt"  # of a train run: digests of the patients that it was trained or selected on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +45,9 @@ class Split:
         return self.table[self.table["split"] == part].reset_index(drop=True)
 
     def classes(self) -> list[str]:
-        """The classes that training learns: those that some image is labelled in."""
+        """The classes that training learns: those that some of its images have, and some have not."""
         trained = self.table[self.table["split"] == "train"]
-        return [name for name in CLASSES if trained[name].notna().any()]
+        return [name for name in CLASSES if set(trained[name].dropna()) == {0, 1}]
 
     def refuse_untrainable(self) -> None:
         """Raise InputError where there is nothing to train on or to choose the best epoch by."""
@@ -129,6 +127,12 @@ def read_split(run_id: str, common: Common, *, made_from: str = "") -> Split:
             place = sources.phantom_folder(common.store)  # the same drawings, on another machine
     else:
         kind, place = sources.data_place(common.data, common.store)
+        name = sources.dataset_name(kind, place)
+        if name != tags["dataset"] and "phantom" not in (name, tags["dataset"]):
+            raise InputError(
+                f"data={common.data}: that is {name}, but split run {run_id} is of {tags['dataset']}: give the "
+                "data of that split."
+            )
         place = place if kind == "nih" else external.image_folder(kind, place)
     if not place.is_dir():
         raise InputError(f"split run {run_id} was made from {place}, not on this machine: give data=FOLDER.")
@@ -155,24 +159,6 @@ def _needed(tags: dict[str, str], what: str, *names: str) -> dict[str, str]:
             "Make it anew."
         )
     return {name: tags[name] for name in names}
-
-
-def refuse_leak(source: Split, trained: Model) -> None:
-    """A model is not measured on patients that it was trained on, whatever split they came from.
-
-    The train run left digests of `dataset:patient_id`; a patient under another set's name is not known again.
-    """
-    seen = set(tracking.artifact(trained.train_run, SEEN_PATIENTS).read_text().split())
-    test = source.rows("test")
-    shared = [
-        patient for patient in test["patient_id"].unique()
-        if cohort.patient_digest(source.tags["dataset"], patient) in seen
-    ]  # fmt: skip
-    if shared:
-        raise InputError(
-            f"model={trained.uri}: it was trained or selected on {len(shared):,} of the test patients of "
-            f"{source.folder}: {first_ten(sorted(shared))}. Its numbers there would say nothing."
-        )
 
 
 def read_model(reference: str) -> Model:
@@ -203,27 +189,15 @@ def ensure_registered(train_run: str, name: str) -> str | None:
     return registry.ensure_version(name, tags["model_uri"], train_run, kept)
 
 
-def log_pixels(source: Split, packed: store.Store) -> None:
-    """What only the packed images show: unreadable files, pictures in two splits; and which patients are seen.
-
-    On the active run, of training: later stages refuse a model that has seen a patient of theirs.
-    """
-    identical = leakage.identical_images(source.table, packed.digests(source.table["image"].tolist()))
-    measures = leakage.report(source.table, identical)
-    mlflow.log_metrics(leakage.metrics(measures) | {"split/bad_images": source.bad_images})
-    tracking.log_frame(measures, "leakage")
-    if len(identical):
-        tracking.log_frame(identical, "identical_images")
-        click.echo(
-            f"train: {len(identical):,} images stand in more than one split with the very same pixels: see "
-            "identical_images.csv of this run"
+def refuse_nothing_shared(source: Split, learned: list[str]) -> None:
+    """Raise InputError where no test image is labelled in a class that the model has learned."""
+    test = source.rows("test")
+    labelled = [name for name in CLASSES if test[name].notna().any()]
+    if not set(labelled) & set(learned):
+        raise InputError(
+            f"{source.name}: its {len(test):,} test images are labelled in {', '.join(labelled) or 'nothing'}; "
+            f"the model has learned {', '.join(learned)}. There is nothing to measure."
         )
-    if packed.bad:
-        tracking.log_frame(pd.DataFrame(packed.bad.items(), columns=["image", "reason"]), "bad_images")
-        click.echo(f"train: {source.bad_images:,} unreadable images left out of the split: see bad_images.csv")
-    patients = source.table.loc[source.table["split"] != "test", "patient_id"].unique()
-    digests = sorted(cohort.patient_digest(source.tags["dataset"], patient) for patient in patients)
-    mlflow.log_text("\n".join(digests), SEEN_PATIENTS)
 
 
 def scope_line(source: Split) -> str:
@@ -232,17 +206,19 @@ def scope_line(source: Split) -> str:
     size = f"{len(test):,} test images of {test['patient_id'].nunique():,} patients"
     if source.bad_images:
         size += f", {source.bad_images:,} unreadable images left out of the split"
+    scope, dataset, edition = (source.tags[key] for key in ("scope", "dataset", "edition"))
+    part = "" if len(source.table) == cohort.NIH_IMAGES else ", a sample,"
     return {
         "phantom": f"Drawn phantom, not X-rays ({size}): says nothing about real X-rays.",
         "sample": f"A sample of NIH ChestX-ray14 ({size}): not comparable with published figures.",
         "custom": f"NIH ChestX-ray14 with lists or labels that are not NIH's ({size}): not comparable with "
         "published figures.",
-        "random-patient": f"NIH ChestX-ray14 split by patient at random ({size}): not comparable with figures on "
-        "the official test list.",
-        "external": f"{source.tags['dataset']} ({size}): other hospitals and other labels than NIH's; only "
-        "findings that both know.",
+        "random-patient": f"NIH ChestX-ray14{part} split by patient at random ({size}): not comparable with "
+        "figures on the official test list.",
+        "external": f"{dataset} ({edition}; {size}): other hospitals and other labels than NIH's; only findings "
+        "that both know.",
         "official": f"NIH ChestX-ray14, official test list ({size}).",
-    }[source.tags["scope"]]
+    }[scope]
 
 
 def log_rows(table: pd.DataFrame, tags: dict[str, str], folder: Path, part: str) -> Dataset:

@@ -244,10 +244,11 @@ def test_the_description_is_set(known: str) -> None:
     ("tag", "value"), [({"val_macro_14": "0.81"}, 0.81), ({"val_macro_14": ""}, None), ({}, None)]
 )
 def test_standing_is_read_from_the_tags(logged: tuple[str, str], tag: dict[str, str], value: float | None) -> None:
-    tags = {"scope": "official", "split_digest": "abc"} | tag
+    digests = {"dataset": "nih", "data_digest": "d", "images_digest": "i", "split_digest": "abc"}
+    tags = {"scope": "official"} | digests | tag
     version = mlflow.register_model(logged[0], "standing", tags=tags)
     assert standing(version) == Standing(
-        version=str(version.version), scope="official", split_digest="abc", val_macro_14=value
+        version=str(version.version), scope="official", measured_on="nih d i abc", val_macro_14=value
     )
 
 

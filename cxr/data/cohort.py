@@ -30,6 +30,7 @@ SCOPES = (
     "external",  # another set than NIH's
     "official",  # all of NIH's images, its lists and its labels
 )
+NIH_IMAGES = 112_120  # in the whole set
 OLDEST = 120.0  # years; NIH's 2017 edition holds ages such as 411
 
 
@@ -70,6 +71,8 @@ class Cohort:
             "custom": "Not as NIH publishes it: ",
             "random-patient": "Split at random: ",
         }
+        if self.scope == "random-patient" and len(self.table) < NIH_IMAGES:
+            kinds["random-patient"] += "a sample of "
         return f"{kinds.get(self.scope, '')}NIH ChestX-ray14 ({self.edition}): {size}{out}"
 
     def keep(self, rows: pd.Series, reason: str = "") -> "Cohort":

@@ -23,11 +23,16 @@ READERS = {"four_findings": "individual_readers.csv", "all_findings": "test_indi
 # Not NIH's findings; `Airspace opacity` and `Nodule or mass` are wider than any of them.
 OTHERS = ("Fracture", "Airspace opacity", "Nodule or mass", "Abnormal", "Other")
 LABELS = (*FINDINGS, *OTHERS)
+ASKED = {
+    "four_findings": ("Fracture", "Pneumothorax", "Airspace opacity", "Nodule or mass"),
+    "all_findings": ("Abnormal", *FINDINGS, "Other"),
+}
 
 _NAMES = SPELLINGS | {"Image ID": "image", "Image Index": "image", "Patient ID": "patient_id",
                       "Nodule/mass": "Nodule or mass", "Reader ID": "reader"}  # fmt: skip
-# `Abnormal` is YES / NO in one file and 1 / 0 in the other; a reader's HEDGE is neither
-_VALUES = {"YES": 1.0, "1": 1.0, "NO": 0.0, "0": 0.0, "HEDGE": 0.5, "": np.nan}
+# `Abnormal` is YES / NO in one file and 1 / 0 in the other; only a single reader may HEDGE
+_VALUES = {"YES": 1.0, "1": 1.0, "NO": 0.0, "0": 0.0, "": np.nan}
+_READERS_VALUES = _VALUES | {"HEDGE": 0.5}
 
 
 def read(folder: Path, cohort: pd.DataFrame) -> pd.DataFrame | None:
@@ -76,15 +81,17 @@ def _find(folder: Path, study: str, name: str) -> Path | None:
 def _read_file(path: Path, study: str) -> pd.DataFrame:
     raw = read_rows(path)
     raw = raw.rename(columns={name: _NAMES.get(name, name) for name in raw.columns})
-    absent = [name for name in ("image", "patient_id") if name not in raw]
-    labels = [name for name in LABELS if name in raw]
-    if absent or not labels:
-        raise InputError(f"{path}: columns {absent or list(LABELS)} are missing; it has {list(raw.columns)}.")
-    refuse(raw, ~raw["patient_id"].str.fullmatch(r"\d{1,9}"), "patient_id", path, "a whole number")
-    if "reader" not in raw:  # one reader's opinion of one image may stand twice
+    needed = ["image", "patient_id", *ASKED[study]]
+    absent = [name for name in needed if list(raw.columns).count(name) != 1]
+    if absent:
+        raise InputError(f"{path}: columns {absent} are not there once; it has {list(raw.columns)}.")
+    refuse(raw, ~raw["patient_id"].str.fullmatch(r"[0-9]{1,9}"), "patient_id", path, "a whole number")
+    by_reader = "reader" in raw
+    if not by_reader:  # one reader's opinion of one image may stand twice
         refuse(raw, raw["image"].duplicated(keep=False), "image", path, "each image once")
-    for name in labels:
-        refuse(raw, ~raw[name].isin(_VALUES), name, path, "YES or NO")
-        raw[name] = raw[name].map(_VALUES)
-    kept = ["image", "patient_id", *(["reader"] if "reader" in raw else []), *labels]
+    values = _READERS_VALUES if by_reader else _VALUES
+    for name in ASKED[study]:
+        refuse(raw, ~raw[name].isin(values), name, path, "YES or NO")
+        raw[name] = raw[name].map(values)
+    kept = [*needed, *(["reader"] if by_reader else [])]
     return raw[kept].astype({"patient_id": "int64"}).assign(study=study)

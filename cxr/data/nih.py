@@ -8,13 +8,14 @@ Source: Wang et al., CVPR 2017; https://nihcc.app.box.com/v/ChestXray-NIHCC
 """
 
 import hashlib
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cxr.data.cohort import OLDEST, Cohort, digest, ordered
-from cxr.data.rows import find, read_rows, refuse
+from cxr.data.rows import find, open_text, read_rows, refuse
 from cxr.errors import InputError, first_ten
 from cxr.findings import CLASSES, FINDINGS, NO_FINDING, SPELLINGS
 
@@ -47,7 +48,9 @@ _COLUMNS = {
     "View Position": "view",
 }
 _UNITS_A_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "D": 365.25}
-_BOX = ("x", "y", "width", "height")
+# the header `Bbox [x,y,w,h]` splits into four names
+_BOX_COLUMNS = {"Image Index": "image", "Finding Label": "finding", "Bbox [x": "x", "y": "y", "w": "width",
+                "h]": "height"}  # fmt: skip
 
 
 def read(folder: Path, *, split: str = "official") -> Cohort:
@@ -106,11 +109,10 @@ def read_boxes(folder: Path) -> pd.DataFrame | None:
     path = find(folder, BOXES)
     if path is None:
         return None
-    # the header `Bbox [x,y,w,h]` splits into four names, of which two are nothing but a letter
-    raw = read_rows(path).set_axis(["image", "finding", *_BOX], axis="columns")
+    raw = read_rows(path, list(_BOX_COLUMNS)).rename(columns=_BOX_COLUMNS)
     raw["finding"] = raw["finding"].replace(SPELLINGS)
     refuse(raw, ~raw["finding"].isin(FINDINGS), "finding", path, f"one of {', '.join(FINDINGS)}")
-    for name in _BOX:
+    for name in ("x", "y", "width", "height"):
         number = pd.to_numeric(raw[name], errors="coerce")
         wrong = ~(np.isfinite(number) & (number > 0 if name in ("width", "height") else number >= 0))
         refuse(raw, wrong, name, path, "a number of pixels")
@@ -132,13 +134,17 @@ def _edition(table: pd.DataFrame) -> str:
 def _read_metadata(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The seven columns that both editions share; the headers of size and spacing are broken in both."""
     raw = read_rows(path, list(_COLUMNS)).rename(columns=_COLUMNS)
-    refuse(raw, ~raw["image"].str.fullmatch(r"[^/\\]+\.png"), "image", path, "a PNG file name")
+    refuse(raw, ~raw["image"].str.fullmatch(r"[^/\\\x00-\x1f]+\.png"), "image", path, "a PNG file name")
     refuse(raw, raw["image"].duplicated(keep=False), "image", path, "each image once")
     for column in ("patient_id", "follow_up"):
-        refuse(raw, ~raw[column].str.fullmatch(r"\d{1,9}"), column, path, "a whole number")
+        refuse(raw, ~raw[column].str.fullmatch(r"[0-9]{1,9}"), column, path, "a whole number")
+    number = raw["image"].str.extract(r"^([0-9]{8})_[0-9]{3}\.png$")[0]  # as NIH names its files
+    other = number.notna() & (pd.to_numeric(number) != pd.to_numeric(raw["patient_id"]))
+    refuse(raw.assign(patient_id=raw["patient_id"] + " of " + raw["image"]), other, "patient_id", path,
+           "the number in the image's name")  # fmt: skip
     refuse(raw, ~raw["sex"].isin(["M", "F"]), "sex", path, "M or F")
     refuse(raw, ~raw["view"].isin(["PA", "AP"]), "view", path, "PA or AP")
-    ages = raw["age_years"].str.extract(r"^(\d+)([YMD]?)$")
+    ages = raw["age_years"].str.extract(r"^([0-9]+)([YMD]?)$")
     refuse(raw, ages[0].isna(), "age_years", path, "years such as 57, or 058Y, 011M, 001D")
 
     years = ages[0].astype(float) / ages[1].map(_UNITS_A_YEAR)
@@ -151,7 +157,7 @@ def _read_metadata(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     table = ordered(table)
     # the number in the file's name counts images; `Follow-up #` counts visits, and is the one that is kept
-    in_name = pd.to_numeric(table["image"].str.extract(r"_(\d+)\.png$")[0])
+    in_name = pd.to_numeric(table["image"].str.extract(r"_([0-9]+)\.png$")[0])
     flags = pd.DataFrame(
         {
             "implausible_ages": table["age_years"].isna(),  # no age is missing in NIH's files
@@ -181,7 +187,7 @@ def _lists(folder: Path, images: pd.Series, metadata: Path, *, official: bool) -
     """Which list each image stands in."""
     splits = pd.Series("", index=images.index, dtype=object)
     for split, name in LISTS.items():
-        path = folder / name
+        path = find(folder, name) or folder / name
         names = _read_list(path)
         if official:
             _refuse_unofficial(path, split, names)
@@ -200,11 +206,12 @@ def _lists(folder: Path, images: pd.Series, metadata: Path, *, official: bool) -
 
 
 def _read_list(path: Path) -> pd.Series:
-    if not path.exists():
+    if not path.is_file():
         raise InputError(f"{path} is missing: the official patient-wise split is read from it.")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        with open_text(path) as file:
+            lines = [line.strip() for line in file]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a list of image names ({error}).") from error
     wrong = [f"line {at}: {line!r}" for at, line in enumerate(lines, 1) if len(line.split()) > 1]
     if wrong:

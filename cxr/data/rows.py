@@ -27,7 +27,7 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     and for rows with too few or too many cells.
     """
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             width, picked = _layout(path, header, columns)
@@ -49,7 +49,8 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["line", *picked]).set_index("line")
 
 
-def _open(path: Path) -> TextIO:
+def open_text(path: Path) -> TextIO:
+    """A text file in UTF-8, plain or `.gz`, for reading; line ends as they are."""
     if path.suffix == ".gz":
         return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
     return path.open(encoding="utf-8-sig", newline="")

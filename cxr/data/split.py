@@ -35,7 +35,7 @@ def carve(table: pd.DataFrame, *, val_fraction: float, seed: int) -> pd.DataFram
     Raises InputError where a split would be empty, or where a patient would be in two.
     """
     train_val = table[table["split"] == "train_val"]
-    patients = train_val.groupby("patient_id")[list(CLASSES)].max().fillna(0)
+    patients = _strata(train_val)
     if len(patients) < 2 or not (table["split"] == "test").any():
         raise InputError(
             f"{len(patients)} train_val patients and {(table['split'] == 'test').sum()} test images are left: at "
@@ -51,6 +51,15 @@ def carve(table: pd.DataFrame, *, val_fraction: float, seed: int) -> pd.DataFram
     return carved
 
 
+def _strata(rows: pd.DataFrame) -> pd.DataFrame:
+    """One 0/1 row a patient: who has a positive image of each class, and who a negative one where a class is
+    labelled in some images only (else everybody without a positive one has)."""
+    labels = rows[list(CLASSES)]
+    partly = [name for name in CLASSES if labels[name].isna().any() and labels[name].notna().any()]
+    strata = pd.concat([labels == 1, (labels[partly] == 0).add_prefix("not ")], axis=1)
+    return strata.groupby(rows["patient_id"]).max()
+
+
 def patients_shared(table: pd.DataFrame) -> int:
     """Number of patients with images in more than one split: the proof that nothing leaks is 0."""
     pairs = table[["patient_id", "split"]].drop_duplicates()
@@ -64,13 +73,15 @@ def digest(table: pd.DataFrame) -> str:
 
 
 def class_counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Positive images of each class in each split (the paper's Table 2); attrs["images"]: all images.
+    """Positive images of each class in each split (the paper's Table 2).
 
-    A class that the set says nothing about has no row.
+    A class that the set says nothing about has no row. attrs["images"]: all images of each split;
+    attrs["labelled"]: those that are labelled in the class, a table like this one.
     """
     labelled = [name for name in CLASSES if table[name].notna().any()]
-    counts = table.groupby("split")[labelled].sum().T.reindex(columns=SPLITS, fill_value=0)
-    counts = counts.astype(int)
+    by_split = table.groupby("split")[labelled]
+    counts = by_split.sum().T.reindex(columns=SPLITS, fill_value=0).astype(int)
+    counts.attrs["labelled"] = by_split.count().T.reindex(columns=SPLITS, fill_value=0)
     counts.attrs["images"] = {split: int((table["split"] == split).sum()) for split in SPLITS}
     return counts
 
@@ -86,7 +97,7 @@ def metrics(table: pd.DataFrame) -> dict[str, float]:
         for name in counts.index:
             positives = int(counts.loc[name, split])
             named[f"split/{split}/positives/{name}"] = positives
-            labelled = int(table.loc[table["split"] == split, name].notna().sum())
+            labelled = int(counts.attrs["labelled"].loc[name, split])
             named[f"split/{split}/prevalence/{name}"] = positives / max(labelled, 1)
     return named
 
@@ -114,9 +125,9 @@ def _people(part: pd.DataFrame) -> dict[str, float]:
 
 
 def _val_patients(patients: pd.DataFrame, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Patient numbers for validation; `patients` holds one 0/1 row of classes a patient."""
+    """Patients for validation; `patients` holds one 0/1 row of strata a patient."""
     size = min(max(round(fraction * len(patients)), 1), len(patients) - 1)
-    positive = patients.to_numpy(dtype=np.int64)  # [patients, 15]
+    positive = patients.to_numpy(dtype=np.int64)  # [patients, strata]
     total = positive.sum(axis=0)
     most = total - 1  # train keeps one patient of every class
     share = np.maximum(np.round(fraction * total), 1).astype(np.int64)

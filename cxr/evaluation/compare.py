@@ -12,7 +12,7 @@ class Standing:
 
     version: str
     scope: str  # one of cohort.SCOPES
-    split_digest: str
+    measured_on: str  # set, labels, pictures and division: equal where two values compare
     val_macro_14: float | None
 
 
@@ -31,7 +31,7 @@ def takes_over(candidate: Standing, champion: Standing | None) -> tuple[bool, st
         return better, f"it was trained on {candidate.scope} data, the champion on {champion.scope} data"
     if candidate.val_macro_14 is not None and champion.val_macro_14 is None:
         return True, f"the validation macro_14 of champion version {champion.version} was undefined"
-    if candidate.split_digest != champion.split_digest:
+    if candidate.measured_on != champion.measured_on:
         return False, f"its split differs from that of champion version {champion.version}: not comparable"
     if candidate.val_macro_14 is None or champion.val_macro_14 is None:
         return False, "a validation macro_14 is undefined: not comparable"

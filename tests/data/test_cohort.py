@@ -52,6 +52,7 @@ def test_each_scope_is_said_in_its_line() -> None:
     assert len(set(lines.values())) == len(SCOPES)
     assert "not X-rays" in lines["phantom"]
     assert lines["official"] == "NIH ChestX-ray14 (v2020): 4 images of 3 patients"
+    assert lines["random-patient"].startswith("Split at random: a sample of NIH")
     assert all(word in lines[scope] for scope, word in (("sample", "A sample"), ("random-patient", "at random")))
 
 

@@ -74,6 +74,7 @@ def test_hedging_reader_is_neither_yes_nor_no(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("a.png,Mass,1,NO,MAYBE,NO,YES,test", "Pneumothorax is not YES or NO in line 2: 'MAYBE'"),
+        ("a.png,Mass,1,NO,HEDGE,NO,YES,test", "Pneumothorax is not YES or NO in line 2: 'HEDGE'"),
         ("a.png,Mass,x,NO,NO,NO,YES,test", "patient_id is not a whole number in line 2: 'x'"),
         ("a.png,Mass,9,NO,NO,NO,YES,test", "differ in the patient of a.png"),
     ],
@@ -92,7 +93,7 @@ def test_image_twice_and_missing_columns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="image is not each image once"):
         expert_labels.read(tmp_path, COHORT)
     written(place, "Image Index,Fracture", "a.png,NO")
-    with pytest.raises(InputError, match=r"columns \['patient_id'\] are missing"):
+    with pytest.raises(InputError, match=r"columns \['patient_id', 'Pneumothorax', .* are not there once"):
         expert_labels.read(tmp_path, COHORT)
 
 

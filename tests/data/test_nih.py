@@ -1,6 +1,7 @@
 """NIH's folder: both editions read right, everything that is wrong named by file, line and value."""
 
 import gzip
+import os
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -277,6 +278,25 @@ def test_spoiled_cell_is_refused_by_file_line_and_value(kind: str, tmp_path: Pat
     assert place in said
 
 
+def test_patient_that_contradicts_the_images_name_is_refused(tmp_path: Path) -> None:
+    files = Files()
+    files.rows[1] = files.rows[1].replace(",1,1,58", ",1,2,58")
+    said = refusal(files.write(tmp_path))
+    assert "patient_id is not the number in the image's name in line 3: '2 of 00000001_001.png'" in said
+
+
+def test_lists_are_read_from_gz_and_never_from_a_pipe(tmp_path: Path) -> None:
+    plain = read(Files().write(tmp_path / "plain")).table
+    Files().write(tmp_path)
+    for name in ("train_val_list.txt", "test_list.txt"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+        (tmp_path / name).unlink()
+    pd.testing.assert_frame_equal(read(tmp_path).table, plain)
+    (tmp_path / "test_list.txt.gz").unlink()
+    os.mkfifo(tmp_path / "test_list.txt")
+    assert "test_list.txt is missing" in refusal(tmp_path)
+
+
 def test_blank_lines_do_not_shift_the_line_numbers(tmp_path: Path) -> None:
     files = Files()
     files.rows[2:2] = ["", ""]
@@ -408,6 +428,12 @@ def test_boxes_are_read_under_the_metadatas_name_of_the_finding(tmp_path: Path) 
         ["a.png", "Infiltration", 1.5, 2, 30, 40], ["b.png", "Mass", 0, 0, 1, 1],
     ]  # fmt: skip
     assert list(boxes.columns) == ["image", "finding", "x", "y", "width", "height"]
+
+
+def test_boxes_under_other_headers_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "BBox_List_2017.csv").write_text("Image Index,Finding Label,w,h,x,y\na.png,Mass,1,2,3,4")
+    with pytest.raises(InputError, match=r"columns .* are missing"):
+        nih.read_boxes(tmp_path)
 
 
 def test_folder_without_boxes_has_none(tmp_path: Path) -> None:

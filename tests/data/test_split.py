@@ -291,6 +291,18 @@ def test_classes_that_a_set_does_not_label_have_no_counts_and_do_not_spoil_the_c
     assert named["split/train/prevalence/Mass"] == pytest.approx(train["Mass"].mean())
 
 
+def test_partly_labelled_class_keeps_positive_and_negative_patients_in_both_parts() -> None:
+    table = drawn(300, seed=5).astype({"Effusion": float})
+    table["Effusion"] = np.nan
+    few = table.loc[table["split"] == "train_val", "patient_id"].unique()[:40]
+    for at, patient in enumerate(few):
+        table.loc[table["patient_id"] == patient, "Effusion"] = float(at % 2)
+    for seed in range(10):
+        carved = carve(table, val_fraction=0.1, seed=seed)
+        for part in ("train", "val"):
+            assert set(carved.loc[carved["split"] == part, "Effusion"].dropna()) == {0.0, 1.0}, (seed, part)
+
+
 def test_shares_of_sex_and_view_are_of_the_images_where_they_are_known() -> None:
     table = TINY.assign(sex=["M", "", "F", "M", "", "M", "", ""], view=["", "", "AP", "PA", "PA", "PA", "", ""])
     people = demographics(table)

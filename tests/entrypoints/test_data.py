@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
-from cxr.data import nih
+from cxr.data import nih, phantom
 from cxr.data.cohort import patient_digest
 from cxr.data.split import digest
 from cxr.findings import CLASSES
@@ -33,10 +33,19 @@ def fetched(run: Run, name: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name))
 
 
-def own_csv(phantom_folder: Path, folder: Path, *, name: str, classes: tuple[str, ...]) -> Path:
-    """The drawn cohort again, as a user's own CSV beside its images, labelled in some classes only."""
-    shutil.copytree(phantom_folder / "images", folder / "pictures")
-    table = nih.read(phantom_folder).table
+@pytest.fixture(scope="module")
+def other_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another drawn cohort: other patients, other pictures."""
+    folder = tmp_path_factory.mktemp("other") / "cohort"
+    phantom.draw(folder, seed=7, patients=24, size=64)
+    return folder
+
+
+def own_csv(drawn: Path, folder: Path, *, name: str, classes: tuple[str, ...]) -> Path:
+    """A drawn cohort as a user's own CSV beside its images, labelled in some classes only."""
+    if not (folder / "pictures").exists():
+        shutil.copytree(drawn / "images", folder / "pictures")
+    table = nih.read(drawn).table
     own = table[["patient_id", "sex", "view", *classes]].assign(image="pictures/" + table["image"])
     own["patient_id"] = "p" + own["patient_id"].astype(str)
     own.to_csv(folder / f"{name}.csv", index=False)
@@ -157,6 +166,9 @@ def test_a_random_split_says_in_every_stage_that_it_does_not_compare(
     [
         ("train", {"split": "custom", "split_run": "abc"}, "split=custom has no effect beside split_run=abc"),
         ("evaluate", {"split": "test", "model": MODEL}, f"split=test has no effect beside model={MODEL}"),
+        ("explain", {"uncertain": "ones", "model": MODEL}, f"uncertain=ones has no effect beside model={MODEL}"),
+        ("train", {"images": "present", "split_run": "abc"}, "images=present has no effect beside split_run=abc"),
+        ("register", {"register_as": "b", "model": "models:/a/1"}, "register_as=b has no effect beside model="),
     ],
 )
 def test_a_way_to_split_that_would_be_ignored_is_refused(
@@ -171,10 +183,10 @@ def test_a_way_to_split_that_would_be_ignored_is_refused(
 
 
 def test_a_model_is_measured_on_a_users_own_set_on_the_classes_that_both_know(
-    tracking_store: str, call: Callable, tiny: dict[str, object], phantom_folder: Path, tmp_path: Path
+    tracking_store: str, call: Callable, tiny: dict[str, object], other_phantom: Path, tmp_path: Path
 ) -> None:
     known = ("Effusion", "Infiltration", "No Finding")
-    place = own_csv(phantom_folder, tmp_path / "hospital", name="hospital-b", classes=known)
+    place = own_csv(other_phantom, tmp_path / "hospital", name="hospital-b", classes=known)
     call("train", **tiny | TINY)
     done = call("evaluate", store=tiny["store"], data=f"csv:{place}", model=MODEL)
     assert done.code == 0, done.err
@@ -186,7 +198,7 @@ def test_a_model_is_measured_on_a_users_own_set_on_the_classes_that_both_know(
     )
     assert "12 that the set or the model does not know" in evaluate.data.tags["headline"]
     scores = pd.read_parquet(fetched(evaluate, "scores.parquet"))
-    assert len(scores) == len(nih.read(phantom_folder).table)
+    assert len(scores) == len(nih.read(other_phantom).table)
     assert scores["Mass"].isna().all()
     assert np.isfinite(scores["logit_Mass"]).all()
     assert call("explain", store=tiny["store"], data=f"csv:{place}", model=MODEL).code == 0
@@ -195,9 +207,9 @@ def test_a_model_is_measured_on_a_users_own_set_on_the_classes_that_both_know(
 
 
 def test_a_users_own_set_can_be_divided_and_trained_on(
-    tracking_store: str, call: Callable, tiny: dict[str, object], phantom_folder: Path, tmp_path: Path
+    tracking_store: str, call: Callable, tiny: dict[str, object], other_phantom: Path, tmp_path: Path
 ) -> None:
-    place = own_csv(phantom_folder, tmp_path / "hospital", name="hospital-b", classes=("Effusion", "Infiltration"))
+    place = own_csv(other_phantom, tmp_path / "hospital", name="hospital-b", classes=("Effusion", "Infiltration"))
     words = tiny | TINY | {"data": f"csv:{place}"}
     done = call("train", **words)
     assert done.code == 1  # every image is a test image unless something else is said
@@ -207,7 +219,7 @@ def test_a_users_own_set_can_be_divided_and_trained_on(
     train = run_of("train")
     assert train.data.tags["classes"] == "Effusion|Infiltration"
     assert np.isfinite(train.data.metrics["train/loss"])
-    # on the same images under another set's name, the classes that it never learned have no number
+    # elsewhere, the classes that it never learned have no number
     done = call("evaluate", **tiny, model=MODEL, fresh="true")
     assert done.code == 0, done.err
     other = mlflow.search_runs(
@@ -230,6 +242,75 @@ def test_a_registered_model_is_evaluated_on_covid_chestxray(
     assert table["auroc"].notna().sum() == 2
     assert set(evaluate.data.tags["classes"].split("|")) == {"Pneumonia", "No Finding"}
     assert set(CLASSES) <= set(pd.read_parquet(fetched(evaluate, "scores.parquet")).columns)
+
+
+def test_pictures_that_a_model_has_seen_are_known_again_under_another_name(
+    tracking_store: str, call: Callable, tiny: dict[str, object], other_phantom: Path, tmp_path: Path
+) -> None:
+    train = own_csv(other_phantom, tmp_path / "site", name="train-site", classes=("Effusion", "Infiltration"))
+    test = own_csv(other_phantom, tmp_path / "site", name="test-site", classes=("Effusion", "Infiltration"))
+    call("train", **tiny | TINY | {"data": f"csv:{train}"}, split="random-patient")
+    done = call("evaluate", store=tiny["store"], data=f"csv:{test}", model=MODEL)
+    assert done.code == 1
+    assert "of the very pictures that test-site would be tested with" in " ".join(done.err.split())
+
+
+def test_a_split_run_takes_no_other_sets_pictures(
+    tracking_store: str, call: Callable, tiny: dict[str, object], other_phantom: Path, tmp_path: Path
+) -> None:
+    one = own_csv(other_phantom, tmp_path / "site", name="site-a", classes=("Effusion", "Infiltration"))
+    two = own_csv(other_phantom, tmp_path / "site", name="site-b", classes=("Effusion", "Infiltration"))
+    call("split", **tiny | {"data": f"csv:{one}"}, split="random-patient")
+    split_run = run_of("split").info.run_id
+    done = call("train", **tiny | TINY | {"data": f"csv:{two}"}, split_run=split_run)
+    assert done.code == 1
+    assert f"that is site-b, but split run {split_run} is of site-a" in " ".join(done.err.split())
+
+
+def test_nothing_to_measure_is_said_before_anything_is_scored(
+    tracking_store: str, call: Callable, tiny: dict[str, object], other_phantom: Path, tmp_path: Path
+) -> None:
+    train = own_csv(other_phantom, tmp_path / "a", name="site-a", classes=("Effusion",))
+    test = own_csv(other_phantom, tmp_path / "b", name="site-b", classes=("Hernia",))
+    call("train", **tiny | TINY | {"data": f"csv:{train}"}, split="random-patient")
+    shutil.rmtree(tmp_path / "b" / "pictures")
+    drawn = tmp_path / "drawn"
+    phantom.draw(drawn, seed=8, patients=24, size=64)
+    test = own_csv(drawn, tmp_path / "b", name="site-b", classes=("Hernia",))
+    done = call("evaluate", store=tiny["store"], data=f"csv:{test}", model=MODEL)
+    assert done.code == 1
+    assert "labelled in Hernia; the model has learned Effusion" in " ".join(done.err.split())
+    assert mlflow.search_runs(filter_string="tags.stage = 'evaluate'", output_format="list") == []
+
+
+def test_a_split_is_made_anew_when_pictures_or_boxes_changed(
+    tracking_store: str, call: Callable, tiny: dict[str, object], own_cohort: Path
+) -> None:
+    words = tiny | {"data": own_cohort}
+    call("split", **words)
+    assert "reusing run" in call("split", **words).out
+    boxes = own_cohort / "BBox_List_2017.csv"
+    boxes.write_text("\n".join(boxes.read_text().splitlines()[:-1]))
+    assert "reusing run" not in call("split", **words).out
+    first = sorted((own_cohort / "images").iterdir())[0]
+    first.write_bytes(first.read_bytes() + b"\0")
+    assert "reusing run" not in call("split", **words).out
+    boxes.write_text("no boxes")
+    assert call("split", **words).code == 1
+
+
+def test_no_validation_image_that_can_be_read_is_refused(
+    tracking_store: str, call: Callable, tiny: dict[str, object], own_cohort: Path
+) -> None:
+    words = tiny | {"data": own_cohort}
+    call("split", **words)
+    table = pd.read_parquet(fetched(run_of("split"), "cohort.parquet"))
+    for name in table.loc[table["split"] == "val", "image"]:
+        path = own_cohort / "images" / name
+        path.write_bytes(b"x" * path.stat().st_size)  # the same size: the same split
+    done = call("train", **words | TINY, on_bad_image="skip")
+    assert done.code == 1
+    assert "has no val images" in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from cxr.evaluation.compare import Standing, takes_over
 
 
 def standing(version: str, value: float | None = 0.8, *, scope: str = "official", split: str = "aa") -> Standing:
-    return Standing(version=version, scope=scope, split_digest=split, val_macro_14=value)
+    return Standing(version=version, scope=scope, measured_on=split, val_macro_14=value)
 
 
 @pytest.mark.parametrize("value", [0.3, None])

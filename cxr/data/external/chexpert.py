@@ -49,7 +49,7 @@ _UNCERTAIN = {"zeros": 0.0, "ones": 1.0}
 _CHEXPERT_SPLITS = {"train.csv": "train_val", "valid.csv": "test", "test.csv": "test"}
 _CHEXPERT_PATH = (
     r"(?:(?P<version>CheXpert-[^/\\]+)/)?"  # before it stands the folder that they were packed in
-    r"(?P<image>(?:train|valid|test)/(?P<patient_id>patient\d+)/study(?P<study>\d+)/[^/\\]+\.jpg)"
+    r"(?P<image>(?:train|valid|test)/(?P<patient_id>patient[0-9]+)/study(?P<study>[0-9]+)/[^/\\]+\.jpg)"
 )
 _SEXES = {"Male": "M", "Female": "F", "Unknown": "", "": ""}
 # LL and RL stand beside 17 images that are called frontal: one of the two columns is wrong, so they stay out.
@@ -82,7 +82,7 @@ def read_chexpert(path: Path, *, uncertain: str = "zeros") -> Cohort:
         [table for table, _, _ in read],
         dataset="chexpert",
         folder=folder,
-        edition=f"{version}: {', '.join(file.name for file in files)}",
+        edition=f"{version}: {', '.join(file.name for file in files)}; uncertain = {uncertain}",
         left_out={reason: left_out[reason] for reason in (OTHER_VIEW,)},
         youngest=1.0,
     )
@@ -157,7 +157,7 @@ def read_mimic(path: Path, *, uncertain: str = "zeros") -> Cohort:
         [table.assign(**known)],
         dataset="mimic-cxr-jpg",
         folder=path,
-        edition=labels_file.name,
+        edition=f"{labels_file.name}; uncertain = {uncertain}",
         left_out=left_out,
     )
 
@@ -172,7 +172,7 @@ def _mimic_file(folder: Path, part: str) -> Path:
 
 def _check_mimic_ids(raw: pd.DataFrame, path: Path) -> None:
     for column in ("subject_id", "study_id"):
-        refuse(raw, ~raw[column].str.fullmatch(r"\d{8}"), column, path, "a number of 8 digits")
+        refuse(raw, ~raw[column].str.fullmatch(r"[0-9]{8}"), column, path, "a number of 8 digits")
 
 
 def _study(raw: pd.DataFrame) -> pd.Series:

@@ -16,7 +16,7 @@ NO_VIEW = "view not stated"
 NOTHING_SAID = "nothing said of our classes"
 
 # Spreadsheets and pandas write long numbers so, and all patients whose numbers begin alike become one.
-_ROUNDED = r"\d+(\.\d+)?[eE]\+\d+"
+_ROUNDED = r"[0-9]+(\.[0-9]+)?[eE]\+[0-9]+"
 
 
 def sift(raw: pd.DataFrame, reasons: Mapping[str, pd.Series]) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -39,7 +39,7 @@ def worded(raw: pd.DataFrame, column: str, words: Mapping[str, str], path: Path)
 def numbers(raw: pd.DataFrame, column: str, path: Path, expected: str) -> pd.Series:
     """A column as numbers of at least 0, NaN where it is blank."""
     cells = raw[column]
-    refuse(raw, ~cells.str.fullmatch(r"(\d+(\.\d*)?)?"), column, path, f"{expected}, or blank")
+    refuse(raw, ~cells.str.fullmatch(r"([0-9]+(\.[0-9]*)?)?"), column, path, f"{expected}, or blank")
     return pd.to_numeric(cells.mask(cells == "")).astype("float64")
 
 
@@ -55,6 +55,8 @@ def check_keys(raw: pd.DataFrame, path: Path) -> None:
     images, patients = raw["image"], raw["patient_id"]
     inside = images.str.fullmatch(r"[^/\\]+(/[^/\\]+)*") & ~images.str.contains(r"(?:^|/)\.{1,2}(?:/|$)|^\w:")
     refuse(raw, ~inside, "image", path, "a path inside the folder, with /")
+    for column in ("image", "patient_id"):  # an open quote swallows the rows up to the next one
+        refuse(raw, raw[column].str.contains(r"[\x00-\x1f\x7f\u200b-\u200f\ufeff]"), column, path, "plain text")
     refuse(raw, images.duplicated(keep=False), "image", path, "named once")
     refuse(raw, patients == "", "patient_id", path, "given")
     refuse(raw, patients.str.fullmatch(_ROUNDED), "patient_id", path, "a whole id, but rounded by other software,")
@@ -77,6 +79,8 @@ def gather(
     table = pd.concat(tables, ignore_index=True)
     if table.empty:
         raise InputError(f"{folder}: no usable row in {edition}. Left out: {dict(left_out)}.")
+    if not table.reindex(columns=list(CLASSES)).notna().any(axis=None):
+        raise InputError(f"{folder}: no image is labelled in any of our classes in {edition}.")
     twice = table.loc[table["image"].duplicated(), "image"].tolist()
     if twice:
         raise InputError(f"{folder}: images in two of the files {edition}: {first_ten(twice)}.")

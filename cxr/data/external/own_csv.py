@@ -42,12 +42,12 @@ _LABELS = {"1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "": np.nan}
 
 def read_own_csv(path: Path) -> Cohort:
     """A user's CSV file in the columns above; `folder` is the one that it lies in."""
-    name = _name(path)
+    name = name_of(path)
     raw = read_rows(path)
     classes = _classes(raw, path)
     raw = raw.reindex(columns=[*REQUIRED, *OPTIONAL, *classes], fill_value="")
     check_keys(raw, path)
-    refuse(raw, ~raw["follow_up"].str.fullmatch(r"\d{0,9}"), "follow_up", path, "a whole number or blank")
+    refuse(raw, ~raw["follow_up"].str.fullmatch(r"[0-9]{0,9}"), "follow_up", path, "a whole number or blank")
     if (raw["split"] != "").any():
         refuse(
             raw, ~raw["split"].isin(["train_val", "test"]), "split", path, "train_val or test, as in other rows,"
@@ -65,7 +65,7 @@ def read_own_csv(path: Path) -> Cohort:
     return gather([table], dataset=name, folder=path.parent, edition=path.name, left_out={})
 
 
-def _name(path: Path) -> str:
+def name_of(path: Path) -> str:
     """The dataset's name: it goes into runs, tags and file names."""
     name = path.name.removesuffix(".gz").removesuffix(".csv")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not name.strip("."):

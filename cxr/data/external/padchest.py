@@ -110,13 +110,13 @@ def read_padchest(path: Path) -> Cohort:
     """
     file = _find(path)
     raw = read_rows(file, _COLUMNS)
-    refuse(raw, ~raw["ImageDir"].str.fullmatch(r"\d+"), "ImageDir", file, "the number of a folder")
+    refuse(raw, ~raw["ImageDir"].str.fullmatch(r"[0-9]+"), "ImageDir", file, "the number of a folder")
     refuse(raw, ~raw["ImageID"].str.fullmatch(r"[^/\\]+\.png"), "ImageID", file, "a PNG file name")
     codes, said = _parse(raw, file)
     table = raw.assign(
         image=raw["ImageDir"] + "/" + raw["ImageID"],
         patient_id=raw["PatientID"],
-        age_years=_year(raw, "StudyDate_DICOM", r"(?:\d{4})?", file)
+        age_years=_year(raw, "StudyDate_DICOM", r"(?:[0-9]{4})?", file)
         - _year(raw, "PatientBirth", r"(?:\.0*)?", file),
         sex=worded(raw, "PatientSex_DICOM", _SEXES, file),
         view=worded(raw, "Projection", _VIEWS, file),
@@ -153,7 +153,7 @@ def _find(folder: Path) -> Path:
 
 def _year(raw: pd.DataFrame, column: str, rest: str, path: Path) -> pd.Series:
     """The year that a cell begins with; NaN where it is blank."""
-    years = raw[column].str.extract(rf"^(\d{{4}}){rest}$")[0]
+    years = raw[column].str.extract(rf"^([0-9]{{4}}){rest}$")[0]
     refuse(raw, years.isna() & (raw[column] != ""), column, path, "a year or a date such as 20140915, or blank")
     return years.astype("float64")
 

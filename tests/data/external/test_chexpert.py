@@ -72,7 +72,7 @@ def test_every_cell_is_where_it_belongs(tmp_path: Path) -> None:
     assert table["Effusion"].tolist() == [0, 1, 0, 0]
     assert table["Edema"].tolist() == [0, 1, 0, 0]
     assert table["Cardiomegaly"].tolist() == [0, 0, 1, 0]
-    assert cohort.edition == f"{PREFIX}: train.csv, valid.csv"
+    assert cohort.edition == f"{PREFIX}: train.csv, valid.csv; uncertain = zeros"
 
 
 def test_uncertain_is_zero_or_one_and_blank_is_zero(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_three_files_become_one_table(tmp_path: Path, version: str) -> None:
     assert table["Consolidation"].tolist() == [0, 1]
     assert table["Effusion"].tolist() == [0, 0]
     assert cohort.left_out == {"lateral or other view": 2, "view not stated": 1, "study without labels": 1}
-    assert cohort.edition == f"mimic-cxr-{version}-chexpert.csv.gz"
+    assert cohort.edition == f"mimic-cxr-{version}-chexpert.csv.gz; uncertain = zeros"
     ones = external.read("mimic-cxr-jpg", tmp_path, uncertain="ones").table
     assert ones["Effusion"].tolist() == ones["Pneumonia"].tolist() == [0, 1]
 
@@ -270,4 +270,4 @@ def test_a_mimic_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
 def test_radiologists_labels_of_release_2_1_0_beside_the_files_change_nothing(tmp_path: Path) -> None:
     Mimic().write(tmp_path)
     (tmp_path / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text("study_id\n1\n")
-    assert external.read("mimic-cxr-jpg", tmp_path).edition == "mimic-cxr-2.0.0-chexpert.csv.gz"
+    assert external.read("mimic-cxr-jpg", tmp_path).edition == "mimic-cxr-2.0.0-chexpert.csv.gz; uncertain = zeros"
