@@ -21,7 +21,7 @@ def log(source: Split, packed: store.Store) -> None:
     identical = leakage.identical_images(source.table, packed.digests(source.table["image"].tolist()))
     measures = leakage.report(source.table, identical)
     mlflow.log_metrics(leakage.metrics(measures) | {"split/bad_images": source.bad_images})
-    tracking.log_frame(measures, "leakage")
+    tracking.log_frame(measures.round(4), "leakage")
     if len(identical):
         tracking.log_frame(identical, "identical_images")
         click.echo(

@@ -64,7 +64,7 @@ def run(common: Common, *, val_fraction: float = VAL_FRACTION) -> str:
         for part in splits.SPLITS:
             upstream.log_rows(table, tags, cohort.folder, part)
         tracking.log_frame(table, "cohort.parquet")
-        tracking.log_frame(leaks, "leakage")
+        tracking.log_frame(leaks.round(4), "leakage")
         mlflow.log_figure(figures.prevalence(counts, subtitle=f"{cohort.describe()}."), "prevalence.png")
         if split != "test":
             mlflow.log_figure(figures.shift(leaks, subtitle=f"{cohort.describe()}."), "shift.png")
@@ -74,7 +74,8 @@ def run(common: Common, *, val_fraction: float = VAL_FRACTION) -> str:
         for name, table_beside in companions.items():
             tracking.log_frame(table_beside, f"{name}.parquet")
             mlflow.log_metric(f"split/{name}", len(table_beside))
-        tracking.describe_run(f"{cohort.describe()}. {_note(cohort)}", people.round(1))
+        shared = f"Patients in more than one split: {splits.patients_shared(table)}."
+        tracking.describe_run(f"{cohort.describe()}. {shared} {_note(cohort)}", people.round(1))
     if cohort.scope == "official":
         for shown in (people.round(1), positives):
             click.echo(f"\n{shown.astype(object).fillna('').to_string()}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cxr.errors import InputError
 from entrypoints.door import enter
 from entrypoints.options import store_folder
 
@@ -28,11 +29,18 @@ def main(store: str, remove: str) -> None:
 
     root = store_folder(store)
     found = shelf.stores(root)
+    kept = []
     for one in _chosen(found, remove, root):
-        shelf.remove(one)
+        try:
+            shelf.remove(one)
+        except InputError as error:  # the others are removed all the same
+            kept.append(str(error))
+            continue
         click.echo(f"removed {one.folder.name} ({_gigabytes(one)})")
         found.remove(one)
     click.echo(_listing(found, root))
+    if kept:
+        raise InputError(" ".join(kept))
     if "MLFLOW_RUN_ID" in os.environ:  # only `mlflow run` opens one: a list needs no run of its own
         from cxr import tracking
 

@@ -35,6 +35,8 @@ class Fault:
     hold: threading.Event | None = None  # ... but first wait for this
     delay: float = 0.0  # seconds before each piece of 16 KiB
     length: bool = True  # say how long the body is
+    range_start: str = ""  # of the part that a 206 claims to be, in place of the true one
+    endless: bool = False  # send it again and again, until the other side hangs up
     chunked: bool = False  # send it in chunks, without saying how long it is
 
 
@@ -162,7 +164,9 @@ def _handler(server: ArchiveServer) -> type[BaseHTTPRequestHandler]:
             headers = dict(fault.headers)
             if status == 206:
                 shift = 1 if fault.wrong_range else 0
-                headers["Content-Range"] = f"bytes {start + shift}-{len(content) - 1}/{len(content)}"
+                headers["Content-Range"] = (
+                    f"bytes {fault.range_start or start + shift}-{len(content) - 1}/{len(content)}"
+                )
                 body = content[start + shift :]
             elif status == 200:
                 body = content
@@ -184,12 +188,17 @@ def _handler(server: ArchiveServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self._send(body, fault)
 
+        def _send_pieces(self, body: bytes, fault: Fault) -> None:
+            for start in range(0, len(body), 1 << 14):
+                time.sleep(fault.delay)
+                piece = body[start : start + (1 << 14)]
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if fault.chunked else piece)
+
         def _send(self, body: bytes, fault: Fault) -> None:
             end = len(body) if fault.cut is None else min(fault.cut, len(body))
-            for start in range(0, end, 1 << 14):
-                time.sleep(fault.delay)
-                piece = body[start : min(start + (1 << 14), end)]
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if fault.chunked else piece)
+            while fault.endless:
+                self._send_pieces(body, fault)
+            self._send_pieces(body[:end], fault)
             if fault.chunked and end == len(body):
                 self.wfile.write(b"0\r\n\r\n")
             if fault.hold is not None:

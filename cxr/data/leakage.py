@@ -15,19 +15,19 @@ from cxr.findings import CLASSES
 def report(table: pd.DataFrame, identical: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row a measure: columns train, val, test, and test_over_train where a ratio means something.
 
-    Rows: images, patients, images a patient (mean, the largest, and the share of the images that the tenth of
-    the patients with the most has), age (years), shares of men and of AP views among the images where they are
-    known, and each class's prevalence among the images that it is labelled in. `patients_shared` and
-    `identical_images` count over all splits and stand in the column `all`: the first must be 0, the second is
-    missing as long as no pixels have been compared (see `identical_images`).
+    Rows: `patients_shared` and `identical_images` first, counted over all splits in the column `all`: the one
+    must be 0, the other is missing as long as no pixels have been compared (see `identical_images`). Then images,
+    patients, images a patient (mean, the largest, and the share of the images that the tenth of the patients with
+    the most has), age (years), shares of men and of AP views among the images where they are known, and each
+    class's prevalence among the images that it is labelled in.
     """
     parts = {split: _measures(table[table["split"] == split]) for split in SPLITS}
+    counts = pd.DataFrame({"all": {"patients_shared": patients_shared(table)}})
+    counts.loc["identical_images", "all"] = float("nan") if identical is None else len(identical)
     measures = pd.DataFrame(parts)
     measures["test_over_train"] = measures["test"] / measures["train"].where(measures["train"] > 0)
     measures.loc[["images", "patients"], "test_over_train"] = float("nan")
-    measures.loc["patients_shared", "all"] = patients_shared(table)
-    measures.loc["identical_images", "all"] = float("nan") if identical is None else len(identical)
-    return measures.rename_axis("measure")
+    return pd.concat([counts, measures]).rename_axis("measure")
 
 
 def identical_images(table: pd.DataFrame, digests: Sequence[str]) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def _measures(part: pd.DataFrame) -> dict[str, float]:
         "patients": len(sizes),
         "images_per_patient_mean": sizes.mean() if len(sizes) else nan,
         "images_per_patient_most": sizes.max() if len(sizes) else nan,
-        "share_of_images_of_the_top_tenth_of_patients": sizes.iloc[:tenth].sum() / len(part) if len(part) else nan,
+        "images_share_of_top_tenth": sizes.iloc[:tenth].sum() / len(part) if len(part) else nan,
         "age_mean_years": part["age_years"].mean(),
         "age_sd_years": part["age_years"].std(),
         "male_share": (sexes == "M").mean(),

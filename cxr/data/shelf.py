@@ -1,6 +1,7 @@
 """What a folder of stores holds, for those who want their disk back."""
 
 import contextlib
+import os
 import re
 import secrets
 import shutil
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from cxr.data.packing import file_state
-from cxr.data.store import disk_bytes, read_about, read_index
-from cxr.data.unfinished import alone, read_journal
+from cxr.data.store import read_about, read_index
+from cxr.data.unfinished import alone, disk_bytes, read_journal
 from cxr.errors import InputError
 
-_NAME = re.compile(r"\d+px-[0-9a-f]{16}(\.unfinished)?|phantom-.+")
+_STORE = re.compile(r"[0-9]+px-[0-9a-f]{16}(\.unfinished)?")
+_PHANTOM = re.compile(r"phantom-[0-9a-f]{8}")
+_NOTE = "PHANTOM.txt"  # in a drawn cohort
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,45 +36,77 @@ class StoreInfo:
 
 
 def stores(root: Path) -> list[StoreInfo]:
-    """All stores below a folder, complete or not, and the drawn phantoms; nothing else there is listed."""
-    found = sorted(root.iterdir()) if root.is_dir() else []
-    return [_info(folder) for folder in found if folder.is_dir() and _NAME.fullmatch(folder.name)]
+    """All stores below a folder, complete or not, and the drawn phantoms; nothing else there is listed.
+
+    A store that cannot be read or says nonsense is listed as incomplete. Raises InputError for a folder that
+    cannot be looked into.
+    """
+    try:
+        found = sorted(root.iterdir()) if root.is_dir() else []
+        ours = [folder for folder in found if _is_store(folder) or _is_phantom(folder)]
+        return [_info(folder) for folder in ours if folder.is_dir()]
+    except OSError as error:
+        raise InputError(f"store={root}: the folder cannot be read ({error}).") from error
 
 
 def remove(info: StoreInfo) -> None:
-    """Delete a listed folder. Raises InputError for one that is being packed or cannot be deleted."""
-    unfinished = info.folder.suffix == ".unfinished"
+    """Delete a listed folder.
+
+    Raises InputError for one that is being packed, is a link, or cannot be deleted.
+    """
+    folder = info.folder
+    if folder.is_symlink():
+        raise InputError(f"{folder}: it is a link to {folder.readlink()}. Remove it by hand.")
     try:
-        with alone(info.folder, wait=False) if unfinished else contextlib.nullcontext():
+        with alone(folder, wait=False) if folder.suffix == ".unfinished" else contextlib.nullcontext():
             # first out of sight, so that half of it is never taken for a store
-            out_of_sight = info.folder.rename(info.folder.with_name(f".removed-{secrets.token_hex(4)}"))
+            out_of_sight = folder.rename(folder.with_name(f".removed-{secrets.token_hex(4)}"))
+            _let_delete(out_of_sight)
             shutil.rmtree(out_of_sight)
     except OSError as error:
-        raise InputError(f"{info.folder}: the folder cannot be deleted ({error}).") from error
+        raise InputError(f"{folder}: the folder cannot be deleted ({error}).") from error
+
+
+def _is_store(folder: Path) -> bool:
+    return bool(_STORE.fullmatch(folder.name))
+
+
+def _is_phantom(folder: Path) -> bool:
+    return bool(_PHANTOM.fullmatch(folder.name)) and file_state(folder / _NOTE)[0] >= 0
+
+
+def _let_delete(folder: Path) -> None:
+    """Give the owner back the rights that deleting needs, on the folder and those in it."""
+    with contextlib.suppress(PermissionError):  # somebody else's: deleting says so
+        folder.chmod(0o700)
+        for place, names, _ in os.walk(folder):
+            for name in names:
+                if not (below := Path(place, name)).is_symlink():
+                    below.chmod(0o700)
 
 
 def _info(folder: Path) -> StoreInfo:
-    if folder.name.startswith("phantom-"):
+    if _is_phantom(folder):
         about = {"dataset": "phantom", "images": sum(1 for _ in folder.glob("images/*.png"))}
         return _described(folder, "phantom", about, complete=True, bad=0)
-    if folder.suffix == ".unfinished":
-        bad = sum(bool(one.reason) for one in read_journal(folder).values())
-        with contextlib.suppress(InputError):
+    with contextlib.suppress(InputError, OSError):
+        if folder.suffix == ".unfinished":
+            bad = sum(bool(one.reason) for one in read_journal(folder).values())
             return _described(folder, "images", read_about(folder / "store"), complete=False, bad=bad)
-    with contextlib.suppress(InputError):
         bad = sum(bool(line[4]) for line in read_index(folder))
         return _described(folder, "images", read_about(folder), complete=True, bad=bad)
     return _described(folder, "images", {}, complete=False, bad=0)  # spoilt, or of an older version
 
 
 def _described(folder: Path, kind: str, about: Mapping[str, Any], *, complete: bool, bad: int) -> StoreInfo:
-    touched = [folder, folder / "store.json", folder / "journal.jsonl"]
+    touched = [folder, folder / "store.json", folder / "journal.jsonl", folder / _NOTE]
+    dataset = about.get("dataset", "")
     return StoreInfo(
         folder=folder,
         kind=kind,
-        dataset=str(about.get("dataset", "")),
-        images=int(about.get("images", 0)),
-        size=int(about.get("size", 0)),
+        dataset=dataset if dataset.isprintable() else ascii(dataset),
+        images=about.get("images", 0),
+        size=about.get("size", 0),
         disk_bytes=disk_bytes(folder),
         last_used=max(file_state(path)[1] for path in touched) / 1e9,
         complete=complete,

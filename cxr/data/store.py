@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from cxr.data.image import Geometry
-from cxr.data.packing import Task, file_state, usable_cores
-from cxr.data.unfinished import COLUMNS, alone, fill, finish
+from cxr.data.image import Geometry, read
+from cxr.data.packing import Task, digest, file_state, usable_cores
+from cxr.data.unfinished import COLUMNS, alone, disk_bytes, fill, finish, sweep
 from cxr.errors import InputError, first_ten
 
 _GEOMETRY = "grey, longer side to size, reduced, bilinear, centred on black, 2"  # changes with cxr/data/image.py
-_ABANDONED_SECONDS = 24 * 3600
+_CHECKED_ROWS = 32  # a hundredth of a second, whatever the store's size
 
 
 @dataclass(frozen=True)
@@ -83,18 +82,27 @@ def open_or_pack(
     cannot be decoded raise an InputError that names them all, unless `on_bad_image` is "skip": then their rows
     are zeros. What was packed before an error or a sudden end is kept, and the next call goes on from there.
 
-    Raises InputError also for a disk that is too small, and for a store that was tampered with.
+    Of a store that is there already, this is checked: store.json and index.csv tell of these images at this size
+    in this order, pixels.u8 has their length, and 32 evenly spread good rows (all where there are no more; the
+    first and the last among them) have their digests. Other rows are not looked at. Files that could not be
+    read when it was packed are tried again.
+
+    Raises InputError for what fails these checks, for a file that can be read by now, and for a disk that is too
+    small.
     """
     if on_bad_image not in ("stop", "skip"):
         raise InputError(f"on_bad_image={on_bad_image}: expected stop or skip.")
     if not names:
         raise InputError(f"store={root}: there are no images to pack.")
     folder = root / _folder_name(images_digest(names, files), size)
-    if not folder.is_dir():
+    was_there = folder.is_dir()
+    if not was_there:
         _pack(folder, names, files, size, dataset, on_bad_image == "skip", workers or usable_cores())
     store = _open(folder, names, size)
+    if was_there:
+        _refuse_mended(store, folder, files)
     if store.bad and on_bad_image == "stop":
-        raise InputError(f"{_told(store.bad, names, files)} To try them again, delete {folder}.")
+        raise InputError(_told(store.bad, names, files))
     return store
 
 
@@ -128,10 +136,10 @@ def make_root(root: Path, needed: int) -> None:
         raise InputError(f"store={root}: the folder cannot be made ({error}).") from error
     if not os.access(root, os.W_OK | os.X_OK):
         raise InputError(f"store={root}: the folder cannot be written to.")
-    for pattern in ("*.unfinished-*", ".phantom-*", ".removed-*"):  # of processes that were killed
-        for left in root.glob(pattern):
-            if time.time() - file_state(left)[1] / 1e9 > _ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+    try:
+        sweep(root)
+    except OSError as error:
+        raise InputError(f"store={root}: the folder cannot be read ({error}).") from error
     free = shutil.disk_usage(root).free
     if free < needed:
         raise InputError(f"store={root}: {needed:,} bytes are needed for the images, {free:,} are free.")
@@ -168,16 +176,6 @@ def _pack(
         ) from error
 
 
-def disk_bytes(folder: Path) -> int:
-    """What the files below a folder take on the disk; 0 where there is none."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):  # another process may be at work there
-                total += Path(place, name).stat().st_blocks * 512
-    return total
-
-
 # ---------------------------------------------------------------- opening
 
 
@@ -192,12 +190,46 @@ def _open(folder: Path, names: Sequence[str], size: int) -> Store:
     with contextlib.suppress(OSError):  # somebody else's store, or a read-only disk
         os.utime(folder / "store.json")  # when it was last used
     return Store(
-        np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r", shape=(len(names), size, size)),
+        _checked_pixels(folder, index, size),
         rows={name: row for row, name in enumerate(names)},
         sizes=[(width, height) for _, width, height, _, _ in index],
         row_digests=[line[3] for line in index],
         bad={name: reason for name, _, _, _, reason in index if reason},
     )
+
+
+def _checked_pixels(folder: Path, index: Sequence[tuple[str, int, int, str, str]], size: int) -> np.ndarray:
+    """The pixel file as a memory map [N, size, size], once some of its good rows have their digests."""
+    good = [(row, line[3]) for row, line in enumerate(index) if not line[4]]
+    places = np.linspace(0, len(good) - 1, min(len(good), _CHECKED_ROWS)).astype(int)
+    try:
+        pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r", shape=(len(index), size, size))
+    except OSError as error:
+        raise _spoilt(folder, f"pixels.u8 cannot be read ({error})") from error
+    for row, expected in (good[place] for place in places):
+        if digest(pixels[row].tobytes()) != expected:
+            raise _spoilt(folder, "pixels.u8 holds other pixels than were packed")
+    return pixels
+
+
+def _refuse_mended(store: Store, folder: Path, files: Mapping[str, Path]) -> None:
+    """A disk that failed for a moment must not cost rows for ever: a mended file is not passed over in silence."""
+    mended = [name for name in sorted(store.bad) if _is_readable(files.get(name), store.pixels.shape[1])]
+    if mended:
+        raise InputError(
+            f"{folder}: packed without images that can be read by now: {first_ten(mended)}. Remove the store "
+            f"(stores with remove={folder.name}) to have all packed anew."
+        )
+
+
+def _is_readable(path: Path | None, size: int) -> bool:
+    try:
+        if path is None or not path.is_file():
+            return False
+        read(path, size)
+    except (InputError, OSError):  # as it was when it was packed
+        return False
+    return True
 
 
 def _spoilt(folder: Path, what: str) -> InputError:
@@ -208,10 +240,15 @@ def read_about(folder: Path) -> dict[str, Any]:
     """What store.json says: dataset, geometry, images, size. Raises InputError."""
     try:
         about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _spoilt(folder, f"store.json cannot be read ({error})") from error
     if not isinstance(about, dict):
         raise _spoilt(folder, "store.json holds no object")
+    counts = about.get("images"), about.get("size")
+    if not all(type(count) is int and count >= 0 for count in counts):  # True is an int as well
+        raise _spoilt(folder, "store.json says no numbers of images and pixels")
+    if not isinstance(about.get("dataset", ""), str):
+        raise _spoilt(folder, "store.json has a dataset that is no name")
     return about
 
 

@@ -12,7 +12,10 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
+import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +27,13 @@ from cxr.data.packing import Packed, Task, digest, file_state, pack_all
 from cxr.errors import InputError
 
 COLUMNS = ["image", "width", "height", "digest", "reason"]  # of index.csv
+# What processes that were killed leave behind: older versions' packing, drawing, removing, a benchmark. Whoever
+# gave a folder another name did so for a purpose, so no other name is touched.
+_ABANDONED = re.compile(
+    r"[0-9]+px-[0-9a-f]{16}\.unfinished-[0-9a-f]{8}|\.phantom-[0-9a-f]{8}\.[0-9a-f]{8}|\.removed-[0-9a-f]{8}"
+    r"|\.benchmark-[a-z0-9_]{8}"
+)
+_ABANDONED_SECONDS = 24 * 3600
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _log = logging.getLogger(__name__)
 
@@ -91,9 +101,30 @@ def read_journal(folder: Path) -> dict[int, Packed]:
     for line in journal.read_bytes().split(b"\n") if journal.is_file() else ():
         try:
             said |= {fields[0]: Packed(*fields) for fields in json.loads(line)}
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, RecursionError):
             continue  # its rows are packed again
     return said
+
+
+def sweep(root: Path) -> None:
+    """Remove the folders that killed processes left among the stores more than a day ago; links stay."""
+    for left in root.iterdir():
+        if not _ABANDONED.fullmatch(left.name):
+            continue
+        with suppress(FileNotFoundError):  # another process sweeps as well
+            found = left.lstat()
+            if stat.S_ISDIR(found.st_mode) and time.time() - found.st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def disk_bytes(folder: Path) -> int:
+    """What the files below a folder take on the disk; 0 where there is none."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # another process may be at work there
+                total += Path(place, name).lstat().st_blocks * 512
+    return total
 
 
 def _still_packed(pixels: Path, said: Mapping[int, Packed], size: int, tasks: Sequence[Task]) -> dict[int, Packed]:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -202,8 +203,29 @@ def test_complete_store_with_bad_images_is_refused_under_stop(files: dict[str, P
     spoil(files)
     open_or_pack(tmp_path / "store", list(files), files, size=SIZE, on_bad_image="skip")
     (folder,) = (tmp_path / "store").iterdir()
-    with pytest.raises(InputError, match=f"^4 of 20 images cannot be read: .* delete {folder}"):
+    with pytest.raises(InputError, match=r"^4 of 20 images cannot be read: .* goes on without them\.$"):
         packed(tmp_path / "store", files)
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("on_bad_image", ["stop", "skip"])
+def test_bad_image_that_can_be_read_by_now_is_not_passed_over_in_silence(
+    files: dict[str, Path], tmp_path: Path, on_bad_image: str
+) -> None:
+    whole = files["05.png"].read_bytes()
+    spoil(files)
+    files["05.png"].write_bytes(b"x" * len(whole))  # as a network disk may give it once
+    for _ in range(2):  # packed, then opened
+        opened = open_or_pack(tmp_path / "store", list(files), files, size=SIZE, on_bad_image="skip")
+        assert len(opened.bad) == 5
+    (folder,) = (tmp_path / "store").iterdir()
+    files["05.png"].write_bytes(whole)
+    with pytest.raises(InputError) as caught:
+        open_or_pack(tmp_path / "store", list(files), files, size=SIZE, on_bad_image=on_bad_image)
+    assert str(caught.value) == (
+        f"{folder}: packed without images that can be read by now: 05.png. Remove the store (stores with "
+        f"remove={folder.name}) to have all packed anew."
+    )
 
 
 def test_image_without_a_file_is_bad_too(files: dict[str, Path], tmp_path: Path) -> None:
@@ -242,6 +264,47 @@ def test_truncated_store_is_refused_with_what_to_do(files: dict[str, Path], tmp_
     assert str(caught.value) == f"{folder}: pixels.u8 has 100 bytes, 2,880 expected. Delete the folder."
 
 
+@pytest.mark.parametrize("row", [0, 19])
+def test_pixels_that_were_not_packed_are_refused_with_what_to_do(
+    files: dict[str, Path], tmp_path: Path, row: int
+) -> None:
+    packed(tmp_path / "store", files)
+    (folder,) = (tmp_path / "store").iterdir()
+    tamper(folder, row)
+    with pytest.raises(InputError) as caught:
+        packed(tmp_path / "store", files)
+    assert str(caught.value) == (f"{folder}: pixels.u8 holds other pixels than were packed. Delete the folder.")
+
+
+def tamper(folder: Path, row: int) -> None:
+    with (folder / "pixels.u8").open("r+b") as file:
+        file.seek(row * SIZE * SIZE + 70)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_some_rows_of_a_large_store_are_checked_from_the_first_good_one_to_the_last(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    many = {f"{number:03d}.png": files[f"{number % 20:02d}.png"] for number in range(100)}
+    many["000.png"] = many["099.png"] = tmp_path / "none.png"
+    found = []
+    for row in range(100):
+        root = tmp_path / f"store{row}"
+        if row == 0:
+            open_or_pack(root, list(many), many, size=SIZE, on_bad_image="skip")
+        else:
+            shutil.copytree(tmp_path / "store0", root)
+            tamper(next(root.iterdir()), row)
+            try:
+                open_or_pack(root, list(many), many, size=SIZE, on_bad_image="skip")
+            except InputError:
+                found.append(row)
+    assert (len(found), found[0], found[-1]) == (32, 1, 98)
+    assert max(np.diff(found)) <= 4
+
+
 def test_packing_leaves_the_warning_filters_as_they_were(files: dict[str, Path], tmp_path: Path) -> None:
     before = list(warnings.filters)
     for turn in range(5):  # filters are global: threads that each set and restore them leave others behind
@@ -257,6 +320,10 @@ def test_packing_leaves_the_warning_filters_as_they_were(files: dict[str, Path],
         ("store.json", b"[]"),
         ("store.json", b"\xff\xfe"),
         ("store.json", b'{"images": 20, "size": 13}'),
+        ("store.json", b'{"images": true, "size": 12}'),
+        ("store.json", b'{"images": 1e999, "size": 12}'),
+        ("store.json", b'{"images": 20, "size": 12, "dataset": ["a"]}'),
+        ("store.json", b"[" * 100_000),
         ("index.csv", None),
         ("index.csv", b""),
         ("index.csv", b"name,row\n"),
@@ -479,11 +546,57 @@ def test_files_that_change_while_they_are_packed_are_noticed(
     assert_exact(packed(tmp_path / "store", files), files)
 
 
+ABANDONED = [
+    "64px-0123456789abcdef.unfinished-01234567",
+    ".phantom-01234567.89abcdef",
+    ".removed-01234567",
+    ".benchmark-a_1bcdef",
+]
+STRANGERS = [
+    "64px-0123456789abcdef.unfinished",  # to be gone on with
+    "64px-0123456789abcdef.unfinished-mine",
+    "thesis.unfinished-chapters",
+    "my.unfinished-01234567",
+    ".phantom-study",
+    ".phantom-01234567.89abcdef.kept",
+    ".removed-from-the-cohort",
+    ".benchmark-results-2024",
+]
+
+
 def test_what_killed_processes_left_is_removed_after_a_day_and_not_before(tmp_path: Path) -> None:
-    for name in ("64px-a.unfinished-1", ".phantom-a.1", ".removed-1", "64px-b.unfinished-2", "64px-c.unfinished"):
-        (tmp_path / name).mkdir()
     yesterday = time.time() - 90_000
-    for name in ("64px-a.unfinished-1", ".phantom-a.1", ".removed-1", "64px-c.unfinished"):
+    for name in ABANDONED:
+        (tmp_path / name / "images").mkdir(parents=True)
+    store.make_root(tmp_path, 0)
+    assert folders(tmp_path) == sorted(ABANDONED)
+    for name in ABANDONED:
         os.utime(tmp_path / name, (yesterday, yesterday))
     store.make_root(tmp_path, 0)
-    assert folders(tmp_path) == ["64px-b.unfinished-2", "64px-c.unfinished"]
+    assert folders(tmp_path) == []
+
+
+def test_folders_of_others_are_never_removed_whatever_their_names_resemble(tmp_path: Path) -> None:
+    yesterday = time.time() - 90_000
+    for name in STRANGERS:
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (yesterday, yesterday))
+    (tmp_path / ".removed-89abcdef").write_text("a file")
+    os.utime(tmp_path / ".removed-89abcdef", (yesterday, yesterday))
+    store.make_root(tmp_path, 0)
+    assert folders(tmp_path) == sorted([*STRANGERS, ".removed-89abcdef"])
+
+
+def test_links_among_what_was_left_are_neither_followed_nor_removed(tmp_path: Path) -> None:
+    root, theirs = tmp_path / "root", tmp_path / "theirs"
+    for folder in (root / ABANDONED[0], theirs):
+        folder.mkdir(parents=True)
+    (theirs / "a.png").touch()
+    (root / ABANDONED[0] / "link").symlink_to(theirs)
+    (root / ABANDONED[2]).symlink_to(theirs)
+    yesterday = time.time() - 90_000
+    for path in (root / ABANDONED[0], root / ABANDONED[2]):
+        os.utime(path, (yesterday, yesterday), follow_symlinks=False)
+    store.make_root(root, 0)
+    assert folders(root) == [ABANDONED[2]]
+    assert folders(theirs) == ["a.png"]

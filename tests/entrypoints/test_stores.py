@@ -62,6 +62,17 @@ def test_a_store_is_removed_by_name_and_an_unknown_name_removes_nothing(call: Ca
     assert sizes(root) == ["16px"]
 
 
+def test_what_cannot_be_removed_is_said_and_the_others_are(call: Callable, root: Path, tmp_path: Path) -> None:
+    (store_16,) = (path for path in root.glob("16px-*") if path.is_dir())
+    store_16.rename(tmp_path / "elsewhere")
+    store_16.symlink_to(tmp_path / "elsewhere")
+    done = call("stores", store=root, remove="all")
+    assert done.code == 1
+    assert "it is a link to" in " ".join(done.err.split())
+    assert sizes(root) == ["16px"]
+    assert (tmp_path / "elsewhere" / "pixels.u8").exists()
+
+
 def test_the_run_that_mlflow_opened_ends_finished(
     tracking_store: str, call: Callable, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

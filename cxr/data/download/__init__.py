@@ -6,6 +6,7 @@ folder (`images_001.tar.gz`, `images_001/`) is whole; parts are named `*.part`.
 
 import contextlib
 import heapq
+import logging
 import queue
 import shutil
 import threading
@@ -26,6 +27,7 @@ LOCK = ".download.lock"  # stays in the folder; held by the process that works t
 
 _UNPACKED_RATIO = 1.0  # PNG files do not shrink in a .tar.gz: unpacked they take about the archive's size
 _LAST_WORDS = 2.0  # seconds that threads have to end when the call is interrupted
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ def fetch(
 ) -> Generator[Fetched, None, None]:
     """Fetch and unpack archives, `parallel` at a time; yields one record an archive, as they are done.
 
-    An archive that fails does not stop the others; the InputError that names every failure comes last.
+    An archive that fails does not stop the others; the InputError that names every failure comes last. Without
+    `keep_archives`, a file of an archive's name that is not the archive stays, with a warning.
     Raises InputError as well for a disk that is too small and for a folder that another process works on.
     `pause` waits between two tries, in place of a plain wait.
 
@@ -68,8 +71,9 @@ def fetch(
         unpacking.sweep(folder)
         there, failures = _look(archives, folder)
         if not keep_archives:
-            for name in there:  # kept by an earlier call, or by one that was killed right after unpacking
-                (folder / name).unlink(missing_ok=True)
+            for archive in archives:
+                if archive.name in there:
+                    _remove_kept(archive, folder / archive.name)
         yield from there.values()
         missing = [archive for archive in archives if archive.name not in there.keys() | failures.keys()]
         _require_space(missing, folder, at_once=len(missing) if keep_archives else parallel)
@@ -125,6 +129,16 @@ def _look(archives: Sequence[Archive], folder: Path) -> tuple[dict[str, Fetched]
                 md5=archive.md5, images=images, already_there=True,
             )  # fmt: skip
     return there, failures
+
+
+def _remove_kept(archive: Archive, path: Path) -> None:
+    """Remove an archive that an earlier call kept, or did not come to remove; anything else there is not ours."""
+    if not path.exists():
+        return
+    if path.is_file() and md5(path, threading.Event()) == archive.md5:
+        path.unlink()
+    else:
+        _LOG.warning("%s is not NIH's archive (MD5 %s) and is left there", path, archive.md5)
 
 
 def _require_space(archives: Sequence[Archive], folder: Path, *, at_once: int) -> None:

@@ -19,7 +19,7 @@ from cxr.errors import InputError, first_ten
 
 BOX_FOLDER = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
 
-_NAME = re.compile(r"images_(\d{3})\.tar\.gz", re.ASCII)
+_NAME = re.compile(r"images_([0-9]{3})\.tar\.gz")
 # The MD5s are NIH's own, so they decide what is right. The sizes come from a third party: they serve the
 # progress bar and the look at the free space, and an archive of another size is not refused for it.
 _NIH = (
@@ -120,7 +120,7 @@ def _parse(line: str, place: str) -> Archive:
     name, size, md5, url = fields
     checks = {  # what it is, what is given, whether it is right, what was expected
         "name": (name, _NAME.fullmatch(name), "images_001.tar.gz to images_999.tar.gz"),
-        "size": (size, re.fullmatch(r"[1-9]\d{0,14}", size, re.ASCII), "a number of bytes"),
+        "size": (size, re.fullmatch(r"[1-9][0-9]{0,14}", size), "a number of bytes"),
         "MD5": (md5, re.fullmatch(r"[0-9a-fA-F]{32}", md5), "32 hexadecimal digits"),
         "address": (url, _is_web_address(url), "http://... or https://..."),
     }

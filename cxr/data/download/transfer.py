@@ -27,6 +27,7 @@ _NEW = 1 << 20  # bytes that count as progress: a line that breaks each few minu
 _LONGEST_PAUSE = 60.0  # seconds between two tries, unless the server asks for more
 _LONGEST_RETRY_AFTER = 900.0  # seconds; a server that asks for more is left alone
 _TIMEOUTS = (15.0, 60.0)  # seconds until connected, and without a byte
+_LARGEST_RATIO, _SLACK = 2, 64 << 20  # of what is received at most: the listed sizes are not NIH's own
 _CHUNK = 1 << 16
 _BLOCK = 1 << 20
 
@@ -71,6 +72,7 @@ class Transfer:
         What turns out to be something else is fetched once more from the beginning, then refused. Raises
         InputError; Stopped once `stop` is set.
         """
+        self._refuse_links()
         for last in (False, True):
             try:
                 if last or not self._part.exists() or self._size() != self.archive.bytes:
@@ -83,6 +85,13 @@ class Transfer:
                         f"{self.archive.name}: {wrong} That was the second try from {self.archive.url}."
                     ) from wrong
                 self._wait(1.0)
+
+    def _refuse_links(self) -> None:
+        for path in (self._part, self._etag):
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise InputError(
+                    f"{self.archive.name}: {path} is a link or no plain file, and is not written to. Remove it."
+                )
 
     def _receive(self) -> None:
         """Ask for what is still to come until it is there, or nothing new comes any more."""
@@ -121,6 +130,8 @@ class Transfer:
                     return  # nothing comes after what is there: whether it is right is seen next
                 self._refuse_status(response, offset)
                 self._write(response, offset)
+                if "Content-Length" not in response.headers:
+                    self._refuse_early_end()
         except (
             requests.ConnectionError,
             requests.Timeout,
@@ -143,7 +154,7 @@ class Transfer:
             raise _Broken(answer, after)
         if status not in (200, 206):
             raise InputError(f"{self.archive.name}: {answer}. Expected the archive.")
-        starts = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        starts = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
         if status == 206 and (starts is None or int(starts[1]) != offset):
             self._discard()
             raise _Broken(f"{answer} with another part than the one asked for")
@@ -155,16 +166,34 @@ class Transfer:
         if not goes_on:
             self._refuse_page(first, response.headers.get("Content-Type", ""))  # before a part is given up for it
             self._advance(-offset)
+        room = _LARGEST_RATIO * self.archive.bytes + _SLACK - (offset if goes_on else 0)
         with self._part.open("ab" if goes_on else "wb") as file:
             if not goes_on:
                 self._note_etag(response.headers.get("ETag", ""))
             for chunk in itertools.chain([first], chunks):
                 if self._stop.is_set():
                     raise Stopped
+                room -= len(chunk)
+                if room < 0:
+                    self._refuse_endless()
                 file.write(chunk)
                 file.flush()  # a kill shall not lose it
                 self.received += len(chunk)
                 self._advance(len(chunk))
+
+    def _refuse_endless(self) -> None:
+        limit, size = _LARGEST_RATIO * self.archive.bytes + _SLACK, self._size()
+        self._discard()
+        raise InputError(
+            f"{self.archive.name}: {self.archive.url} sends more than {limit:,} bytes, about "
+            f"{self.archive.bytes:,} expected. The {size:,} that came are removed."
+        )
+
+    def _refuse_early_end(self) -> None:
+        """A body of no stated length ends where the line breaks: what is too short is whole by its MD5 alone."""
+        size = self._size()
+        if size < self.archive.bytes and md5(self._part, self._stop) != self.archive.md5:
+            raise _Broken(f"{self.archive.url} ended after {size:,} bytes, about {self.archive.bytes:,} expected")
 
     def _refuse_page(self, beginning: bytes, content_type: str) -> None:
         if content_type.startswith("text/html") or is_page(beginning):
@@ -232,9 +261,9 @@ def _flush(path: Path) -> None:
 
 def _retry_after(value: str) -> float:
     """Seconds, from a number of them or a date (RFC 9110, section 10.2.3); 0 for anything else."""
-    if value.strip().isdecimal():
+    if re.fullmatch(r"[0-9]+", value.strip()):
         return float(value)
     try:
         return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

@@ -26,6 +26,7 @@ MARKER = ".md5"  # in an unpacked folder: the archive's MD5 and the number of im
 _LARGEST_RATIO, _SLACK = 3, 1 << 20
 _IMAGE = re.compile(r"images/\w[\w.-]*\.png", re.ASCII)
 _UNFINISHED = ".unfinished"
+_LEFT = re.compile(rf"\.images_[0-9]{{3}}{re.escape(_UNFINISHED)}")
 
 
 class Stopped(Exception):  # noqa: N818  not an error: somebody asked for it
@@ -54,13 +55,20 @@ def unpacked(archive: Archive, folder: Path) -> int | None:
             f"{archive.name}: {place} was unpacked from another archive (MD5 {md5}, expected {archive.md5}). "
             "Move it away."
         )
-    found = sum(1 for path in (place / "images").glob("*.png"))
+    found = sum(map(_has_content, (place / "images").glob("*.png")))
     if found < expected:
         raise InputError(
             f"{archive.name}: {place} holds {found:,} of the {expected:,} images that were unpacked there. "
             "Remove the folder to have it unpacked again."
         )
     return expected
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:  # a link to nowhere
+        return False
 
 
 def unpack(archive: Archive, folder: Path, stop: threading.Event) -> int:
@@ -84,13 +92,14 @@ def unpack(archive: Archive, folder: Path, stop: threading.Event) -> int:
 
 def sweep(folder: Path) -> None:
     """Remove what killed calls were unpacking. For the only process that works on the folder."""
-    for left in folder.glob(f".images_*{_UNFINISHED}"):
-        shutil.rmtree(left, ignore_errors=True)
+    for left in folder.iterdir():
+        if _LEFT.fullmatch(left.name) and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _extract(path: Path, target: Path, stop: threading.Event) -> int:
     (target / "images").mkdir()
-    names: set[str] = set()
+    names: dict[str, int] = {}  # and the bytes in them
     with _reading(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
             if stop.is_set():
@@ -101,10 +110,11 @@ def _extract(path: Path, target: Path, stop: threading.Event) -> int:
             if name in names:
                 raise InputError(f"{path.name}: member {member.name!r} is there twice.")
             tar.extract(member, target, set_attrs=False, filter="data")  # rights: what the user's umask says
-            names.add(name)
-    if not names:
+            names[name] = member.size
+    count = sum(size > 0 for size in names.values())  # as `unpacked` counts them
+    if not count:
         raise InputError(f"{path.name}: holds no image. Expected images/NNNNNNNN_NNN.png.")
-    return len(names)
+    return count
 
 
 def _checked(member: tarfile.TarInfo, path: Path) -> str:

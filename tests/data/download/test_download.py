@@ -177,11 +177,25 @@ def test_archives_are_removed_once_unpacked_when_not_to_be_kept(
 ) -> None:
     get(archive, keep_archives=False)
     assert names(tmp_path / "nih") == ["images_001"]
-    (tmp_path / "nih" / archive.name).write_bytes(b"left by a call that was killed before removing it")
+    left = server.contents[f"/{archive.name}"]  # by a call that was killed before removing it
+    (tmp_path / "nih" / archive.name).write_bytes(left)
     (record,) = get(archive, keep_archives=False)
     assert record.already_there
     assert names(tmp_path / "nih") == ["images_001"]
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_bears_an_archives_name_and_is_not_the_archive_stays_with_a_warning(
+    archive: Archive, get: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    get(archive, keep_archives=False)
+    theirs = tmp_path / "nih" / archive.name
+    theirs.write_bytes(b"theirs") if kind == "file" else theirs.mkdir()
+    (record,) = get(archive, keep_archives=False)
+    assert record.already_there
+    assert f"{theirs} is not NIH's archive (MD5 {archive.md5}) and is left there" in caplog.text
+    assert theirs.is_dir() if kind == "folder" else theirs.read_bytes() == b"theirs"
 
 
 # ---------------------------------------------------------------- lines and servers that fail
@@ -209,6 +223,42 @@ def test_a_body_in_chunks_is_resumed_too(server: ArchiveServer, archive: Archive
     (record,) = get(archive)
     assert server.ranges(archive) == [None, "bytes=131072-"]
     assert record.received == archive.bytes
+
+
+def test_a_body_of_no_stated_length_that_ends_early_is_resumed(
+    server: ArchiveServer, archive: Archive, get: Callable, waits: list[float]
+) -> None:
+    server.fail(archive, Fault(cut=131_072, length=False), Fault(cut=65_536, length=False))
+    (record,) = get(archive)
+    assert server.ranges(archive) == [None, "bytes=131072-", "bytes=196608-"]
+    assert record.received == archive.bytes
+    assert waits == [2, 4]
+
+
+def test_a_body_of_no_stated_length_is_whole_when_its_md5_is_right_whatever_size_is_listed(
+    server: ArchiveServer, archive: Archive, get: Callable
+) -> None:
+    server.always[f"/{archive.name}"] = Fault(length=False, ignore_range=True)
+    (record,) = get(Archive(archive.name, archive.bytes + 5, archive.md5, archive.url))
+    assert (record.attempts, record.received) == (1, archive.bytes)
+
+
+@pytest.mark.parametrize("name", [".part", ".part.etag"])
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nowhere"])
+def test_nothing_is_written_through_a_link(
+    server: ArchiveServer, archive: Archive, get: Callable, tmp_path: Path, name: str, there: bool
+) -> None:
+    (tmp_path / "nih").mkdir()
+    theirs = tmp_path / "theirs"
+    if there:
+        theirs.write_bytes(b"theirs")
+    link = tmp_path / "nih" / f"{archive.name}{name}"
+    link.symlink_to(theirs)
+    with pytest.raises(InputError, match=rf"images_001.tar.gz: {link} is a link or no plain file"):
+        get(archive)
+    assert link.is_symlink()
+    assert theirs.read_bytes() == b"theirs" if there else not theirs.exists()
+    assert server.asked == []
 
 
 def test_an_archive_that_is_called_an_encoding_is_not_decoded(
@@ -329,6 +379,16 @@ def test_server_errors_are_tried_again(
     assert waits == [2, 4, 8]
 
 
+def test_other_scripts_digits_in_headers_are_no_numbers(
+    server: ArchiveServer, archive: Archive, get: Callable, waits: list[float]
+) -> None:
+    assert transfer._retry_after("\u0661\u0667") == 0
+    assert transfer._retry_after(" 17 ") == 17
+    server.fail(archive, Fault(cut=65_536), Fault(wrong_range=True, range_start="9" * 5_000))
+    get(archive)
+    assert waits == [2, 4]
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_honoured(
     server: ArchiveServer, archive: Archive, get: Callable, waits: list[float], status: int
@@ -393,7 +453,36 @@ def test_what_has_another_md5_twice_is_refused_and_thrown_away(
     found = hashlib.md5(wrong).hexdigest()
     with pytest.raises(InputError, match=rf"images_001.tar.gz: its MD5 is {found}, expected {archive.md5}"):
         get(archive)
-    assert len(server.asked) == 2
+    assert server.statuses(archive) == ([200, 200] if length else [200, 416, 200, 416])
+    assert names(tmp_path / "nih") == []
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_without_an_end_does_not_fill_the_disk(
+    server: ArchiveServer, archive: Archive, get: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    chunked: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(transfer, "_SLACK", 1 << 18)
+    limit = 2 * archive.bytes + (1 << 18)
+    server.always[f"/{archive.name}"] = Fault(endless=True, length=False, chunked=chunked)
+    words = rf"images_001.tar.gz: .* sends more than {limit:,} bytes, about {archive.bytes:,} expected"
+    with pytest.raises(InputError, match=words):
+        get(archive)
+    assert len(server.asked) == 1
+    assert names(tmp_path / "nih") == []
+
+
+def test_a_rest_without_an_end_counts_what_was_there(
+    server: ArchiveServer, archive: Archive, get: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_SLACK", 0)
+    server.fail(archive, Fault(cut=131_072), Fault(endless=True, length=False))
+    with pytest.raises(
+        InputError, match=rf"more than {2 * archive.bytes:,} bytes, .* The \S+ that came"
+    ) as caught:
+        get(archive)
+    came = int(str(caught.value).split(" The ")[1].split()[0].replace(",", ""))
+    assert came <= 2 * archive.bytes
     assert names(tmp_path / "nih") == []
 
 
@@ -609,6 +698,34 @@ def test_a_folder_with_images_missing_or_of_another_archive_is_refused(
     assert_whole(tmp_path / "nih", archive, drawn(1, 60))
 
 
+def test_emptied_images_count_as_missing(archive: Archive, get: Callable, tmp_path: Path) -> None:
+    get(archive)
+    images = sorted((tmp_path / "nih/images_001/images").iterdir())
+    images[3].write_bytes(b"")
+    images[4].unlink()
+    images[4].symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"images_001 holds 58 of the 60 images .* Remove the folder"):
+        get(archive)
+
+
+def test_images_that_are_empty_in_the_archive_are_not_missed_later(server: ArchiveServer, get: Callable) -> None:
+    odd = server.offer(1, tar_gz(drawn(1, 3), member("images/2.png")))
+    assert [get(odd)[0].images for _ in range(2)] == [3, 3]
+
+
+def test_only_what_unpacking_left_is_swept(archive: Archive, get: Callable, tmp_path: Path) -> None:
+    folder, theirs = tmp_path / "nih", tmp_path / "theirs"
+    kept = [".images_mine.unfinished", ".images_0001.unfinished", ".images_001.unfinished.bak"]
+    for name in [*kept, ".images_002.unfinished"]:
+        (folder / name).mkdir(parents=True)
+    theirs.mkdir()
+    (theirs / "a.png").touch()
+    (folder / ".images_003.unfinished").symlink_to(theirs)
+    get(archive)
+    assert names(folder) == sorted([*kept, ".images_003.unfinished", archive.folder, archive.name])
+    assert list(theirs.iterdir()) == [theirs / "a.png"]
+
+
 # ---------------------------------------------------------------- hostile archives
 
 
@@ -741,6 +858,7 @@ BAD_LISTS = {
     "images_001.tar.gz 10 " + "0" * 32: r"list.txt, line 2: .* has 3 fields",
     "../images_001.tar.gz 10 " + "0" * 32 + " http://h/a": r"line 2: name '../images_001.tar.gz'",
     "images_1.tar.gz 10 " + "0" * 32 + " http://h/a": r"name 'images_1.tar.gz' cannot be used",
+    "images_\u0660\u0660\u0661.tar.gz 10 " + "0" * 32 + " http://h/a": r"name .* cannot be used",
     "images_001.tar.gz ten " + "0" * 32 + " http://h/a": r"size 'ten' .* Expected a number of bytes",
     "images_001.tar.gz 0 " + "0" * 32 + " http://h/a": r"size '0'",
     "images_001.tar.gz -5 " + "0" * 32 + " http://h/a": r"size '-5'",
