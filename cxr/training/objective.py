@@ -11,6 +11,7 @@ def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
     class that the set says nothing about) has no part in the mean; with none at all the loss is 0.
     """
     labels = labels.float()
-    known = ~labels.isnan()
-    losses = functional.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
-    return (losses * known).sum() / known.sum().clamp(min=1)
+    known = (~labels.isnan()).float()
+    mean = functional.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), weight=known)
+    # over all labels; exactly 1 where all are known, so that the paper's loss is computed as it always is
+    return mean * (known.numel() / known.sum().clamp(min=1))

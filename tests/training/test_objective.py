@@ -87,5 +87,12 @@ def test_a_label_that_nobody_gave_has_no_part_in_the_loss_or_its_gradient() -> N
     assert (given.grad[torch.from_numpy(known)] != 0).all()
 
 
+def test_with_all_labels_it_is_the_plain_mean_bit_by_bit() -> None:
+    for seed in range(5):
+        logits, labels = (torch.from_numpy(part) for part in drawn(32, seed=seed))
+        plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+        assert torch.equal(binary_cross_entropy(logits, labels), plain)
+
+
 def test_without_any_label_the_loss_is_zero() -> None:
     assert float(binary_cross_entropy(torch.ones(2, 15), torch.full((2, 15), torch.nan))) == 0.0
