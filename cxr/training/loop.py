@@ -17,7 +17,7 @@ from cxr.data.store import Store
 from cxr.evaluation import metrics
 from cxr.evaluation.predict import predict, scores_table
 from cxr.findings import CLASSES, FINDINGS
-from cxr.training.objective import binary_cross_entropy
+from cxr.training import objective
 from cxr.training.recipe import Recipe
 
 
@@ -57,6 +57,7 @@ class Trainer:
         self.val = cohort[cohort["split"] == "val"].reset_index(drop=True)
         self.val_rows, self.val_labels = _split(cohort, store, "val")
         measurable = set(metrics.measurable(self.val)) & set(FINDINGS)
+        self.loss = objective.choose(torch.cat([self.train_labels, self.val_labels]))
         self.criterion = "val/auroc/macro_14" if measurable else "val/loss"
         self.optimiser = torch.optim.Adam(network.parameters(), lr=recipe.lr)
         self.order = torch.Generator().manual_seed(seed)
@@ -108,7 +109,7 @@ class Trainer:
         bar = tqdm(stream, total=steps, desc=f"epoch {number}/{self.recipe.epochs}", unit="batch", disable=None)
         for step, (positions, images) in enumerate(bar, start=1):
             labels = self.train_labels[positions].to(self.device)  # [B, 15]
-            loss = binary_cross_entropy(self.network(images), labels)
+            loss = self.loss(self.network(images), labels)
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
@@ -119,7 +120,7 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         logits = predict(self.network, self.store, self.val_rows, device=self.device)
-        loss = binary_cross_entropy(torch.from_numpy(logits), self.val_labels)
+        loss = self.loss(torch.from_numpy(logits), self.val_labels)
         if not torch.isfinite(loss):  # the epoch's last step can break weights whose own loss was still finite
             raise FloatingPointError(
                 f"The validation loss is {float(loss)} after epoch {len(self.history) + 1}. A smaller lr usually "
