@@ -138,7 +138,9 @@ class Transfer:
             requests.exceptions.ChunkedEncodingError,
             urllib3.exceptions.HTTPError,  # what reading the raw stream raises
         ) as error:
-            raise _Broken(f"{self.archive.url}: {error}") from error
+            # requests wraps what happened in a line that says the address twice
+            reason = getattr(error.args[0], "reason", error) if error.args else error
+            raise _Broken(f"{self.archive.url}: {reason}") from error
         except requests.RequestException as error:
             raise InputError(f"{self.archive.name}: {self.archive.url}: {error}") from error
 
