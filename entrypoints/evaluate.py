@@ -1,10 +1,17 @@
 """Evaluate stage: model and split -> scores of validation and test, AUROC per class on test."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from entrypoints import options, split, train
 from entrypoints.door import enter
 from entrypoints.options import Common
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from entrypoints.upstream import Model, Split
 
 
 @click.command("evaluate", context_settings={"show_default": True})
@@ -23,13 +30,10 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
     scored, else those of the split that the model was trained on.
     """
     import mlflow
-    import numpy as np
     import pandas as pd
 
-    from cxr import device, figures, published, serving, tracking
-    from cxr.evaluation import metrics
+    from cxr import device, serving, tracking
     from cxr.evaluation.predict import predict, scores_table
-    from cxr.findings import CLASSES, FINDINGS, NO_FINDING
     from entrypoints import seen, upstream
 
     tracking.connect()
@@ -55,8 +59,7 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
     same_split = same_data and source.tags["split_digest"] == trained.tags["split_digest"]
     if not same_split:
         seen.refuse_images(source, packed, trained)
-    learned = trained.tags["classes"].split("|")
-    upstream.refuse_nothing_shared(source, learned)
+    upstream.refuse_nothing_shared(source, trained.classes)
     title = f"evaluate {spec.arch} {spec.image_size}px on {source.name}"
     with tracking.run(stage, title=title, adopt=common.command == "evaluate") as run_id:
         mlflow.set_tags(
@@ -71,33 +74,46 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
         scores = scores_table(rows, logits)
         tracking.log_frame(scores, "scores.parquet")  # before anything is computed from it
 
-        tested_on = scores[scores["split"] == "test"]
-        table = metrics.per_class(tested_on.assign(**{name: np.nan for name in CLASSES if name not in learned}))
-        mlflow.set_tag("classes", "|".join(metrics.labelled(table).index))
-        if source.tags["scope"] == trained.tags["scope"] == "official":
-            table["paper"] = pd.Series(published.AHMED_2025_AUROC)
-        macro = metrics.macro(table, FINDINGS)
-        tested = upstream.log_rows(source.table, source.tags, source.folder, "test")
-        mlflow.log_metrics(metrics.flat(table, "test"), dataset=tested, model_id=trained.model_id)
-        tracking.log_frame(table, "table3_auroc")
-        classes = {"macro_14": macro.classes, "macro_15": metrics.macro(table, CLASSES).classes}
-        mlflow.log_dict({name: list(kept) for name, kept in classes.items()}, "macro_classes.json")
         scope = upstream.scope_line(source)
         if not same_data:
             scope += f" The model was trained on other data: {trained.tags['dataset']} ({trained.tags['scope']})."
-        mlflow.set_tags({"scope_line": scope, "headline": f"{macro.line}. {scope}"})
-        figure = figures.auroc(
-            # the drawn macro is that of the 14 findings
-            metrics.labelled(table)
-            .assign(in_macro=lambda rows: rows["in_macro"] & (rows.index != NO_FINDING))
-            .rename(columns={"positive_patients": "patients"})
-            .reset_index(),
-            macro=macro.value, macro_note=macro.brief, subtitle=scope,
-        )  # fmt: skip
-        mlflow.log_figure(figure, "auroc.png")
-        tracking.describe_run(f"{macro.line}. {scope}", metrics.readable(table))
-    click.echo(f"evaluate: {macro.line}; run {run_id}")
+        line = _log_measures(scores[scores["split"] == "test"], source, trained, scope)
+    click.echo(f"evaluate: {line}; run {run_id}")
     return run_id
+
+
+def _log_measures(test: "pd.DataFrame", source: "Split", trained: "Model", scope: str) -> str:
+    """Log what is computed from the test rows of a scores table; the macro AUROC in a line."""
+    import mlflow
+    import numpy as np
+    import pandas as pd
+
+    from cxr import figures, published, tracking
+    from cxr.evaluation import metrics
+    from cxr.findings import CLASSES, FINDINGS, NO_FINDING
+    from entrypoints import upstream
+
+    # a class that the model has not learned has no number, whatever its output says
+    table = metrics.per_class(test.assign(**{name: np.nan for name in CLASSES if name not in trained.classes}))
+    if source.tags["scope"] == trained.tags["scope"] == "official":
+        table["paper"] = pd.Series(published.AHMED_2025_AUROC)
+    known, macro = metrics.labelled(table), metrics.macro(table, FINDINGS)
+    tested = upstream.log_rows(source.table, source.tags, source.folder, "test")
+    mlflow.log_metrics(metrics.flat(table, "test"), dataset=tested, model_id=trained.model_id)
+    tracking.log_frame(table, "table3_auroc")
+    classes = {"macro_14": macro.classes, "macro_15": metrics.macro(table, CLASSES).classes}
+    mlflow.log_dict({name: list(kept) for name, kept in classes.items()}, "macro_classes.json")
+    mlflow.set_tags({"scope_line": scope, "headline": f"{macro.line}. {scope}", "classes": "|".join(known.index)})
+    figure = figures.auroc(
+        # the drawn macro is that of the 14 findings
+        known.assign(in_macro=known["in_macro"] & (known.index != NO_FINDING))
+        .rename(columns={"positive_patients": "patients"})
+        .reset_index(),
+        macro=macro.value, macro_note=macro.brief, subtitle=scope,
+    )  # fmt: skip
+    mlflow.log_figure(figure, "auroc.png")
+    tracking.describe_run(f"{macro.line}. {scope}", metrics.readable(known))
+    return macro.line
 
 
 if __name__ == "__main__":

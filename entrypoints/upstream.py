@@ -101,6 +101,11 @@ class Model:
     train_run: str
     tags: dict[str, str]
 
+    @property
+    def classes(self) -> list[str]:
+        """The classes that it has learned."""
+        return self.tags["classes"].split("|")
+
 
 def reuse(stage: tracking.Stage, common: Common) -> str | None:
     """The finished run that makes this stage's work needless, unless fresh=true."""
