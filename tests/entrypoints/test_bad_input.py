@@ -172,11 +172,11 @@ def test_a_store_that_cannot_be_made(
 def test_a_learning_rate_that_diverges_fails_the_run_and_registers_nothing(
     tracking_store: str, call: Callable, tmp_path: Path, phantom_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cxr.training import loop
+    from cxr.training import objective
 
-    poisoned = loop.binary_cross_entropy
+    sound = objective.binary_cross_entropy
     monkeypatch.setattr(
-        loop, "binary_cross_entropy", lambda logits, labels: poisoned(logits * float("nan"), labels)
+        objective, "binary_cross_entropy", lambda logits, labels: sound(logits * float("nan"), labels)
     )
     done = call("train", data=phantom_folder, store=tmp_path / "store", lr=10, **TINY)
     refused(done, "The training loss is nan", "epoch 1", "smaller lr")
