@@ -89,6 +89,10 @@ def run(folder: Path, *, numbers: tuple[int, ...], parallel: int, keep_archives:
     started = time.monotonic()
     failure: InputError | None = None
     with tracking.run(stage, title=f"download {len(chosen)} archives", adopt=True) as run_id:
+        click.echo(
+            f"download: {len(chosen)} archives, about {sum(archive.bytes for archive in chosen) / 1e9:.1f} GB, "
+            f"into {folder}; interrupted, the same command goes on from there"
+        )
         tracking.log_params(dict(stage.config) | {"keep_archives": keep_archives, "source": source})
         try:
             fetching = download.fetch(chosen, folder, parallel=parallel, keep_archives=keep_archives)
@@ -108,7 +112,7 @@ def run(folder: Path, *, numbers: tuple[int, ...], parallel: int, keep_archives:
     when = ", once the missing tables are there" if "missing" in dict(tables).values() else ""
     click.echo(
         f"download: {sum(record.images for record in done):,} images in {folder}; run {run_id}\n"
-        f"next{when}: mlflow run . -e split -P data={shlex.quote(str(folder))}{part}"
+        f"next{when}: uv run mlflow run . --env-manager local -e split -P data={shlex.quote(str(folder))}{part}"
     )
     return run_id
 

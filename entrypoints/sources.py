@@ -60,6 +60,10 @@ def data_place(data: str, store_folder: Path) -> tuple[str, Path]:
     if data in ("auto", "phantom"):
         return "nih", phantom_folder(store_folder)
     kind, colon, path = data.partition(":")
+    if colon and kind not in external.READERS and not Path(data).exists():
+        raise InputError(f"data={data}: {kind} is not a kind of data. Known are {', '.join(external.READERS)}.")
+    if not colon and Path(data).suffix == ".csv":
+        raise InputError(f"data={data}: for a CSV file of your own give data=csv:{data}.")
     if not colon or kind not in external.READERS:
         kind, path = "nih", data
     return kind, Path(path).expanduser().absolute()

@@ -131,7 +131,7 @@ def _one_class(scores: pd.DataFrame, name: str) -> dict[str, object]:
     return {
         "auroc": float(roc_auc_score(labels, logits)) if defined else np.nan,
         "average_precision": float(average_precision_score(labels, logits)) if defined else np.nan,
-        "prevalence": positives / max(len(labels), 1),
+        "prevalence": positives / len(labels) if len(labels) else np.nan,
         "positives": positives,
         "negatives": negatives,
         "positive_patients": positive_patients,

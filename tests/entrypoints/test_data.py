@@ -318,7 +318,8 @@ def test_no_validation_image_that_can_be_read_is_refused(
     [
         ("chexpert:{}/nowhere", "there is no such folder"),
         ("csv:{}/nowhere.csv", "there is no such file"),
-        ("chexprt:{}", "there is no such folder"),
+        ("chexprt:{}", "chexprt is not a kind of data. Known are chexpert, mimic-cxr-jpg"),
+        ("{}/own.csv", "give data=csv:"),
     ],
 )
 def test_a_place_that_is_not_there_is_named(

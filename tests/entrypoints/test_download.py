@@ -63,7 +63,8 @@ def test_the_folder_is_filled_and_the_run_says_with_what(
     assert f"download: 15 images in {folder}" in done.out
     assert "test_list.txt: missing; fetch it by hand from https://nihcc.app.box.com/v/ChestXray-NIHCC" in done.out
     assert done.out.endswith(
-        f"next, once the missing tables are there: mlflow run . -e split -P data='{folder}' -P images=present\n"
+        "next, once the missing tables are there: uv run mlflow run . --env-manager local -e split "
+        f"-P data='{folder}' -P images=present\n"
     )
 
     run = only_run()
