@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from PIL import Image
 from cxr.data import packing
 from cxr.data.image import decode
 from cxr.data.packing import Task, digest, file_state, pack_all, pack_rows, usable_cores
+from tests.waiting import release, wait_until
 
 PROJECT = Path(packing.__file__).parents[2]
 SIZE = 12
@@ -62,26 +62,6 @@ def block(path: Path) -> None:
     """Put something in a file's place that whoever opens it waits for, without end."""
     path.unlink()
     os.mkfifo(path)
-
-
-def release(fifo: Path) -> None:
-    """Let the one who waits at a blocked file go on, with an empty file."""
-
-    def opened() -> bool:
-        try:
-            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody waits there yet
-            return False
-        return True
-
-    wait_until(opened)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.005)
 
 
 def gone(process: psutil.Process) -> bool:

@@ -7,8 +7,7 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from cxr.data import store, unfinished
 from cxr.data.store import open_or_pack
 from cxr.data.unfinished import alone, read_journal
 from cxr.errors import InputError
+from tests.waiting import release, wait_until
 
 PROJECT = Path(store.__file__).parents[2]
 SIZE = 12
@@ -77,26 +77,6 @@ def assert_same_folders(one: Path, other: Path) -> None:
     assert names == {path.relative_to(other) for path in other.rglob("*")}
     for name in names:
         assert (one / name).is_dir() or filecmp.cmp(one / name, other / name, shallow=False), name
-
-
-def release(fifo: Path) -> None:
-    """Let the one who waits at a blocked file go on, with an empty file."""
-
-    def opened() -> bool:
-        try:
-            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody waits there yet
-            return False
-        return True
-
-    wait_until(opened)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.001)
 
 
 @contextmanager

@@ -1,0 +1,26 @@
+"""Waiting for another process without guessing how long it takes."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def release(fifo: Path) -> None:
+    """Let the one who waits at a blocked file go on, with an empty file."""
+
+    def opened() -> bool:
+        try:
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody waits there yet
+            return False
+        return True
+
+    wait_until(opened)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.001)
