@@ -1,7 +1,7 @@
 """What a user got wrong, told apart from what we got wrong.
 
 Every message names the value, the place it came from and what was expected. Entry points print an
-InputError as one paragraph without a traceback; any other exception is a bug and keeps its traceback.
+InputError or a TrainingError as one paragraph without a traceback; any other exception is a bug and keeps its own.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,14 @@ from collections.abc import Sequence
 
 class InputError(ValueError):
     """A file, value or run that a user gave and that cannot be used as it is."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; what was reached before stands in the last checkpoint."""
+
+
+class NotDeliveredError(InputError):
+    """Records or a checkpoint stand on disk and did not reach the tracking server."""
 
 
 def first_ten(items: Sequence[object]) -> str:

@@ -2,7 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 # before torch is imported: its threads shall not spin against whatever else runs here
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+ROOT = Path(__file__).parent.parent
 # CXR_REAL_DATA names a folder with nih/, external/ and predictions/; without it the real-data cases skip.
 REAL_DATA = os.environ.get("CXR_REAL_DATA", "")
 
@@ -62,3 +66,28 @@ def tracking_store(
     while mlflow.active_run():
         mlflow.end_run()
     mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Starts Python code in a process that has said "ready"."""
+    started: list[subprocess.Popen[str]] = []
+    # a test run in the background of a script ignores SIGINT, and so would what it starts
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def run(code: str) -> subprocess.Popen[str]:
+        (tmp_path / "code.py").write_text(code)
+        process = subprocess.Popen(
+            [sys.executable, tmp_path / "code.py"], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        said = process.stdout.readline()
+        assert said == "ready\n", said + process.stderr.read()
+        return process
+
+    yield run
+    signal.signal(signal.SIGINT, before)
+    for process in started:
+        with process:
+            process.kill()

@@ -1,6 +1,7 @@
 """Waiting for another process without guessing how long it takes."""
 
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,3 +25,9 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.001)
+
+
+def end(process: subprocess.Popen[str], seconds: float = 20) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a process that ends within the time."""
+    code = process.wait(seconds)
+    return code, process.stdout.read(), process.stderr.read()
