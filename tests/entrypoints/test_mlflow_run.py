@@ -1,56 +1,24 @@
 """`mlflow run` itself, in processes of its own, against a real tracking server over HTTP."""
 
 import os
-import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
 
+from tests.tracking_server import BIN, tracking_server
+
 DEMO_FLOOR = 0.65  # macro_14 on the phantom's test images; measured values are near 0.85
 ROOT = Path(__file__).parent.parent.parent
-BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real `mlflow server` on a free port, with a SQLite store and artifacts through the server; its URI."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-               "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True
-        )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_it_answers(uri, process, folder / "log")
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def _wait_until_it_answers(uri: str, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(240):
-        assert process.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=2).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(f"the server did not answer in two minutes: {log.read_text()}")
+    """A real `mlflow server`; its URI."""
+    with tracking_server(tmp_path_factory.mktemp("server")) as running:
+        yield running.uri
 
 
 @pytest.fixture
