@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from cxr.training.objective import binary_cross_entropy, choose, known_binary_cross_entropy
+from cxr.errors import InputError
+from cxr.findings import CLASSES
+from cxr.training.objective import (
+    CLIP,
+    GAMMA_NEG,
+    GAMMA_POS,
+    Objective,
+    asymmetric,
+    binary_cross_entropy,
+    choose,
+    known_binary_cross_entropy,
+    weighted_binary_cross_entropy,
+)
+from cxr.training.recipe import LOSSES
 
 
 def papers_formula(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -91,8 +104,160 @@ def test_without_any_label_the_loss_is_zero() -> None:
     assert float(known_binary_cross_entropy(torch.ones(2, 15), torch.full((2, 15), torch.nan))) == 0.0
 
 
+# ---------------------------------------------------------------- for rare findings
+
+
+def with_holes(images: int = 40, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, and labels of which a fifth is unknown; each class has known positives and negatives."""
+    logits, labels = drawn(images, seed)
+    labels[np.random.default_rng(seed).random(labels.shape) < 0.2] = np.nan
+    return torch.from_numpy(logits), torch.from_numpy(labels)
+
+
+def asymmetric_formula(
+    logits: np.ndarray, labels: np.ndarray, gamma_neg: float, gamma_pos: float, clip: float
+) -> float:
+    """Ridnik et al., equations 2, 4 and 5, in float64: the mean over flat known labels."""
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    q = np.maximum(p - clip, 0)
+    positive = (1 - p) ** gamma_pos * np.log(p)
+    negative = q**gamma_neg * np.log(1 - q)
+    return float(-(labels * positive + (1 - labels) * negative).mean())
+
+
+def test_pos_weight_is_torchs_own_loss_on_known_labels() -> None:
+    logits, labels = with_holes()
+    loss = choose(labels, labels[:5], "pos_weight")
+    positives, negatives = (labels == 1).sum(dim=0), (labels == 0).sum(dim=0)
+    weight = (negatives / positives).expand(labels.shape)
+    known = ~labels.isnan()
+    expected = torch.nn.BCEWithLogitsLoss(pos_weight=weight[known])(logits[known], labels[known])
+    torch.testing.assert_close(loss(logits, labels), expected)
+
+
+def test_pos_weight_by_hand_counts_a_positive_as_often_as_there_are_negatives_for_it() -> None:
+    train = torch.zeros(5, 15)
+    train[0] = 1  # one positive, four negatives
+    loss = choose(train, train, "pos_weight")
+    zeros = torch.zeros(1, 15)
+    assert float(loss(zeros, torch.ones(1, 15))) == pytest.approx(4 * np.log(2), rel=1e-6)
+    assert float(loss(zeros, zeros)) == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_weights_of_1_are_the_known_binary_cross_entropy() -> None:
+    logits, labels = with_holes()
+    weighted = weighted_binary_cross_entropy(logits, labels, pos_weight=torch.ones(15))
+    torch.testing.assert_close(weighted, known_binary_cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize("values", [(4.0, 0.0, 0.05), (4.0, 1.0, 0.05), (2.0, 1.0, 0.0), (0.0, 0.0, 0.2)])
+def test_asymmetric_is_the_papers_formula(values: tuple[float, float, float]) -> None:
+    logits, labels = with_holes()
+    gamma_neg, gamma_pos, clip = values
+    loss = asymmetric(logits, labels, gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
+    known = ~labels.isnan()
+    expected = asymmetric_formula(logits[known].numpy(), labels[known].numpy(), *values)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_asymmetric_takes_the_values_of_its_paper() -> None:
+    assert (GAMMA_NEG, GAMMA_POS, CLIP) == (4, 0, 0.05)
+    logits, labels = with_holes()
+    known = ~labels.isnan()
+    expected = asymmetric_formula(logits[known].numpy(), labels[known].numpy(), 4, 0, 0.05)
+    assert float(choose(labels, labels, "asymmetric")(logits, labels)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_asymmetric_without_gammas_and_clip_is_the_binary_cross_entropy_with_its_gradient() -> None:
+    logits, labels = drawn(9)
+    one, other = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(logits).requires_grad_()
+    plain = binary_cross_entropy(one, torch.from_numpy(labels))
+    loss = asymmetric(other, torch.from_numpy(labels), gamma_neg=0, gamma_pos=0, clip=0)
+    torch.testing.assert_close(loss, plain)
+    plain.backward()
+    loss.backward()
+    torch.testing.assert_close(other.grad, one.grad)
+
+
+def test_an_easy_negative_has_no_part_in_the_asymmetric_loss() -> None:
+    logits = torch.tensor([[-3.0, -2.0]], requires_grad=True)  # p = 0.047 and 0.119
+    loss = asymmetric(logits, torch.zeros(1, 2))
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 0] == 0
+    assert logits.grad[0, 1] > 0
+
+
+@pytest.mark.parametrize("name", ["pos_weight", "asymmetric"])
+def test_an_unknown_label_has_no_part_in_either_or_its_gradient(name: str) -> None:
+    logits, labels = with_holes()
+    given = logits.clone().requires_grad_()
+    loss = choose(labels, labels, name)(given, labels)
+    assert loss.shape == ()
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert given.grad is not None
+    assert torch.isfinite(given.grad).all()
+    assert (given.grad[labels.isnan()] == 0).all()
+    nothing = choose(labels, labels, name)(torch.ones(2, 15), torch.full((2, 15), torch.nan))
+    assert float(nothing) == 0.0
+
+
+@pytest.mark.parametrize("gammas", [(4.0, 0.0, 0.05), (0.0, 0.0, 0.0), (4.0, 1.0, 0.05)])
+def test_extreme_logits_give_finite_asymmetric_losses_and_gradients(gammas: tuple[float, float, float]) -> None:
+    logits = torch.tensor([[1e4, -1e4, 1e4, -1e4, 1e30, -1e30, 0.0]], requires_grad=True)
+    gamma_neg, gamma_pos, clip = gammas
+    labels = torch.tensor([[1.0, 0.0, 0.0, 1.0, 1.0, 0.0, torch.nan]])
+    loss = asymmetric(logits, labels, gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_halves_of_a_batch_weighted_by_their_known_labels_make_the_whole(name: str) -> None:
+    logits, labels = with_holes()
+    loss: Objective = choose(labels, labels, name)
+    known = [int((~part.isnan()).sum()) for part in (labels[:7], labels[7:])]
+    parts = [float(loss(logits[:7], labels[:7])), float(loss(logits[7:], labels[7:]))]
+    assert float(loss(logits, labels)) == pytest.approx(np.average(parts, weights=known), rel=1e-6)
+
+
+# ---------------------------------------------------------------- choose
+
+
 def test_the_papers_own_loss_is_taken_where_all_labels_are_known() -> None:
-    labels = torch.zeros(4, 15)
-    assert choose(labels) is binary_cross_entropy
-    labels[3, 2] = torch.nan
-    assert choose(labels) is known_binary_cross_entropy
+    whole, holes = torch.zeros(4, 15), torch.zeros(4, 15)
+    holes[3, 2] = torch.nan
+    assert choose(whole, whole) is binary_cross_entropy
+    assert choose(whole, whole, "bce") is binary_cross_entropy
+    assert choose(whole, holes) is known_binary_cross_entropy
+    assert choose(holes, whole) is known_binary_cross_entropy
+
+
+@pytest.mark.parametrize("name", ["pos_weight", "asymmetric"])
+def test_a_class_without_a_training_positive_is_refused_by_name(name: str) -> None:
+    train, val = torch.ones(4, 15), torch.ones(4, 15)
+    train[:, CLASSES.index("Hernia")] = 0
+    train[:2, CLASSES.index("Mass")] = 0
+    train[2:, CLASSES.index("Mass")] = torch.nan
+    train[:, CLASSES.index("Edema")] = torch.nan  # labelled in validation only
+    with pytest.raises(InputError, match=rf"loss={name}: .* positive for (\w+, ){{2}}\w+\.") as caught:
+        choose(train, val, name)
+    assert all(finding in str(caught.value) for finding in ("Hernia", "Mass", "Edema"))
+    assert choose(train, val) is known_binary_cross_entropy  # bce needs none
+
+
+@pytest.mark.parametrize("name", ["pos_weight", "asymmetric"])
+def test_a_class_that_nobody_labelled_is_no_obstacle(name: str) -> None:
+    logits, labels = with_holes()
+    labels[:, 4] = torch.nan
+    loss = choose(labels, labels, name)(logits, labels)
+    assert torch.isfinite(loss)
+    assert loss > 0
+
+
+def test_an_unknown_loss_is_refused() -> None:
+    with pytest.raises(AssertionError, match="focal"):
+        choose(torch.ones(1, 15), torch.ones(1, 15), "focal")
