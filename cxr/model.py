@@ -38,6 +38,26 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], origin: s
         raise InputError(f"{origin}: these are not this network's weights ({reason}).") from error
 
 
+def load_pretrained(network: ResNet, path: Path) -> None:
+    """Put weights that somebody else trained into a network; its last layer keeps its random ones.
+
+    `path` is a .safetensors file, or a state dict that torch saved (as torchvision's are), of the same
+    architecture. Raises InputError for any other file.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        body = {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}
+    except Exception as error:  # torch raises many kinds for a broken file
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise InputError(
+            f"pretrained={path}: not a .safetensors file or a state dict saved by torch ({reason})."
+        ) from error
+    load_weights(network, body | network.fc.state_dict(prefix="fc."), f"pretrained={path}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What a weights file says of its network: enough to build it and to feed it."""
@@ -72,6 +92,15 @@ def open_network(path: Path, *, device: str | torch.device = "cpu") -> tuple[Res
     network = build(spec.arch, seed=0)
     load_weights(network, weights, str(path))
     return network.to(torch.device(device)).eval(), spec
+
+
+def file_digest(path: Path) -> str:
+    """16 hexadecimal digits over a file's bytes. Raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}).") from error
 
 
 def weights_digest(weights: dict[str, torch.Tensor]) -> str:

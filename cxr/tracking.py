@@ -26,7 +26,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
-from cxr.errors import InputError
+from cxr.errors import InputError, NotDeliveredError
+from cxr.interrupt import held
 
 _ROOT = Path(__file__).parent.parent
 
@@ -89,18 +90,22 @@ def run(stage: Stage, *, title: str, adopt: bool = False, system_metrics: bool =
     """
     opened = os.environ.pop("MLFLOW_RUN_ID", None)
     adopted = opened if adopt else None
-    handle = mlflow.start_run(adopted, nested=True, run_name=title, log_system_metrics=system_metrics)
+    with held():  # a run that the server has made is known here, too
+        handle = mlflow.start_run(adopted, nested=True, run_name=title, log_system_metrics=system_metrics)
     run_id: str = handle.info.run_id
     try:
         _describe(stage)
         yield run_id
         # the fingerprint comes last: a run that carries it is whole
-        mlflow.set_tag("fingerprint", stage.fingerprint)
-        mlflow.end_run("FINISHED")
+        with held():  # once it has ended, an interrupt would end its parent
+            mlflow.set_tag("fingerprint", stage.fingerprint)
+            mlflow.end_run("FINISHED")
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        if isinstance(error, MlflowException):  # it has been tried for minutes: not again for each last word
-            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+        if interrupted or isinstance(
+            error, MlflowException | NotDeliveredError
+        ):  # tried for minutes, or no time left
+            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
         with contextlib.suppress(MlflowException):  # the first error is the one to be seen
             mark_failed(run_id, "interrupted" if interrupted else str(error) or repr(error))
             mlflow.end_run("KILLED" if interrupted else "FAILED")
@@ -117,12 +122,12 @@ def mark_failed(run_id: str, reason: str) -> None:
     client.set_tag(run_id, "mlflow.note.content", f"Failed: {reason[:5000]}")
 
 
-def fail_opened_run(reason: str) -> None:
+def fail_opened_run(reason: str, status: str = "FAILED") -> None:
     """End the run that `mlflow run` opened, if our code never got to it."""
     opened = os.environ.pop("MLFLOW_RUN_ID", None)
     if opened:
         mark_failed(opened, reason)
-        mlflow.MlflowClient().set_terminated(opened, "FAILED")
+        mlflow.MlflowClient().set_terminated(opened, status)
 
 
 def point_opened_run(to: str) -> None:
@@ -133,12 +138,19 @@ def point_opened_run(to: str) -> None:
         original = client.get_run(to)
         client.set_tag(opened, "reuses", to)
         client.set_tag(opened, "mlflow.runName", f"reuses: {original.info.run_name}")
-        client.set_tag(
-            opened,
-            "mlflow.note.content",
+        os.environ["MLFLOW_RUN_ID"] = opened
+        close_opened_run(
             f"Nothing was computed: run `{to}` has the same configuration, data, upstream run and code. "
-            "`-P fresh=true` runs it again.",
+            "`-P fresh=true` runs it again."
         )
+
+
+def close_opened_run(note: str) -> None:
+    """End the run that `mlflow run` opened for a command whose records belong to another run."""
+    opened = os.environ.pop("MLFLOW_RUN_ID", None)
+    if opened:
+        client = mlflow.MlflowClient()
+        client.set_tag(opened, "mlflow.note.content", note)
         client.set_terminated(opened, "FINISHED")
 
 

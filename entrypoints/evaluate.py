@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 @click.command("evaluate", context_settings={"show_default": True})
 @options.common
 @options.model
-def main(common: Common, model: str) -> None:
+@options.processes
+def main(common: Common, model: str, processes: int) -> None:
     """Score the validation and test images, save the scores, report AUROC per class on test."""
     options.refuse_idle(common, "model", model if common.data == "auto" else "")
-    run(common, model=model)
+    run(common, model=model, processes=processes)
 
 
-def run(common: Common, *, model: str = "", split_run: str = "", register_as: str = train.REGISTER_AS) -> str:
+def run(
+    common: Common, *, model: str = "", split_run: str = "", register_as: str = train.REGISTER_AS,
+    processes: int = 1,
+) -> str:  # fmt: skip
     """Make or find the evaluate run of a model on a split; its run id.
 
     Without a split run: where a model and a data folder are given, that folder's test images are
@@ -33,7 +37,8 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
     import pandas as pd
 
     from cxr import device, serving, tracking
-    from cxr.evaluation.predict import predict, scores_table
+    from cxr.evaluation.predict import scores_table
+    from cxr.evaluation.shares import predict_shares
     from entrypoints import seen, upstream
 
     tracking.connect()
@@ -70,7 +75,8 @@ def run(common: Common, *, model: str = "", split_run: str = "", register_as: st
         # validation rows of another carve may have been training rows of this model
         parts = ("val", "test") if same_split else ("test",)
         rows = pd.concat([source.rows(part) for part in parts], ignore_index=True)
-        logits = predict(network, packed, packed.rows_of(rows["image"].tolist()), device=where)
+        places = packed.rows_of(rows["image"].tolist())
+        logits = predict_shares(network, packed, places, device=where, processes=processes)
         scores = scores_table(rows, logits)
         tracking.log_frame(scores, "scores.parquet")  # before anything is computed from it
 

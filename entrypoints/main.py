@@ -1,21 +1,33 @@
 """The whole experiment: split, train, evaluate, explain, register, as children of one run."""
 
+from dataclasses import replace
+
 import click
 
 from cxr.training.recipe import Overrides
 from entrypoints import evaluate, explain, options, register, split, train
+from entrypoints import seeds as several
 from entrypoints.door import enter
-from entrypoints.options import Common
+from entrypoints.options import Common, How
 
 
 @click.command("main", context_settings={"show_default": True})
 @options.common
 @options.val_fraction
 @options.training
+@options.how
+@options.seeds
 @options.layer
 @options.register_as
 def main(
-    common: Common, val_fraction: float, recipe: str, overrides: Overrides, layer: str, register_as: str
+    common: Common,
+    val_fraction: float,
+    recipe: str,
+    overrides: Overrides,
+    how: How,
+    seeds: int,
+    layer: str,
+    register_as: str,
 ) -> None:
     """Run every stage in turn and register the trained model."""
     from cxr import tracking
@@ -27,21 +39,31 @@ def main(
     with tracking.run(stage, title="experiment", adopt=True) as run_id:
         split_run = split.run(common, val_fraction=val_fraction)
         train_run = train.run(
-            common, recipe=recipe, overrides=overrides, split_run=split_run, register_as=register_as
+            common, recipe=recipe, overrides=overrides, how=how, split_run=split_run, register_as=register_as
         )
-        evaluate_run = evaluate.run(common, model=train_run, split_run=split_run)
+        evaluate_run = evaluate.run(common, model=train_run, split_run=split_run, processes=how.processes)
+        scored = [evaluate_run]
+        for seed in range(common.seed + 1, common.seed + seeds):
+            other = train.run(replace(common, seed=seed), recipe=recipe, overrides=overrides, how=how,
+                              split_run=split_run, register_as="")  # fmt: skip
+            scored.append(
+                evaluate.run(replace(common, seed=seed), model=other, split_run=split_run, processes=how.processes)
+            )
         explain_run = explain.run(common, evaluate_run=evaluate_run, layer=layer)
         version = register.run(common, evaluate_run=evaluate_run, register_as=register_as) if register_as else ""
         runs = {"split_run": split_run, "train_run": train_run, "evaluate_run": evaluate_run,
                 "explain_run": explain_run}  # fmt: skip
         source = upstream.read_split(split_run, common)
         upstream.log_rows(source.table, source.tags, source.folder, "test")
-        headline = _carry(runs, f"models:/{register_as}/{version}" if version else "not registered")
+        headline = _carry(runs, f"models:/{register_as}/{version}" if version else "not registered", scored)
     click.echo(f"\n{headline}\n{tracking.address(run_id)}")
 
 
-def _carry(runs: dict[str, str], model: str) -> str:
-    """Put on the parent what people compare, since the UI folds children away; the headline."""
+def _carry(runs: dict[str, str], model: str, scored: list[str]) -> str:
+    """Put on the parent what people compare, since the UI folds children away; the headline.
+
+    `scored` are the evaluate runs of all seeds; the first one's model is the one that is explained and registered.
+    """
     import mlflow
 
     from cxr import tracking
@@ -56,6 +78,8 @@ def _carry(runs: dict[str, str], model: str) -> str:
     tracking.copy_artifacts(runs["explain_run"], ["gradcam_top3.png", "gradcam_lowest3.png", "images"])
     mlflow.set_tag("mlflow.runName", trained.info.run_name.removeprefix("train "))
     headline = f"{model}: {evaluated.data.tags['headline']}"
+    if len(scored) > 1:
+        headline += f" All seeds: {several.log(scored)}"
     tracking.describe_run(headline)
     return headline
 

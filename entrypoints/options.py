@@ -6,17 +6,18 @@ Nothing here imports torch or mlflow, so that `--help` and usage errors answer a
 import functools
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cxr.training.recipe import RECIPES, Overrides
+from cxr.training.recipe import LOSSES, RECIPES, Overrides
 
 ARCHS = ("resnet18", "resnet34", "resnet50")
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
+SPEEDUPS = ("bfloat16", "channels_last", "fused", "compile", "resident")  # cxr.device's; that imports torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,20 @@ class Common:
     def for_upstream(self) -> "Common":
         """The same for a stage that is made on the way: fresh=true is for the one that was called."""
         return replace(self, fresh=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How training runs: with how much of what, not what is trained."""
+
+    processes: int = 1  # on this machine; each GPU takes one
+    nodes: int = 1
+    node: int = 0
+    rendezvous: str = ""
+    without: tuple[str, ...] = ()
+    pretrained: Path | None = None
+    checkpoint_minutes: float = 10.0
+    wait_minutes: float = 10.0
 
 
 class Maybe(click.ParamType[Any]):
@@ -73,6 +88,23 @@ class Device(click.ParamType[str]):
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
             self.fail(f"{value!r} is not a device. Expected auto, cpu, cuda or cuda:N.", param, ctx)
         return str(value)
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Some of a few names, joined by commas."""
+
+    name = "names"
+
+    def __init__(self, known: tuple[str, ...]) -> None:
+        self.known = known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name for name in re.split(r"\s*,\s*", str(value).strip()) if name)
+        if [name for name in names if name not in self.known]:
+            self.fail(f"{value!r}: expected some of {', '.join(self.known)}, joined by commas.", param, ctx)
+        return names
 
 
 class ModelName(click.ParamType[str]):
@@ -120,8 +152,57 @@ _TRAINING = (
     click.option("--epochs", type=Maybe(click.IntRange(1, 10_000)), default="", help="Empty: the recipe's."),
     click.option("--batch_size", type=Maybe(click.IntRange(2, 65_536)), default="", help="Images a step. Empty: "
                  "the recipe's."),
-    click.option("--lr", type=Maybe(Number(0.0, 10.0, min_open=True)), default="", help="Adam's step size. "
-                 "Empty: the recipe's."),
+    click.option("--lr", type=Maybe(Number(0.0, 10.0, min_open=True)), default="", help="Adam's step size; the "
+                 "highest where there is a schedule. Empty: the recipe's."),
+    click.option("--weight_decay", type=Maybe(Number(0.0, 10.0)), default="", help="Decoupled from the gradient "
+                 "(AdamW); 0: Adam. Empty: the recipe's."),
+    click.option("--warmup_epochs", type=Maybe(Number(0.0, 10_000.0)), default="", help="Epochs over which the "
+                 "rate rises to lr; fractions too. Empty: the recipe's."),
+    click.option("--final_lr", type=Maybe(Number(0.0, 1.0)), default="", help="Last rate as a share of lr, "
+                 "reached along a cosine; 1: a fixed rate. Empty: the recipe's."),
+    click.option("--ema", type=Maybe(Number(0.0, 1.0, max_open=True)), default="", help="Decay of the moving "
+                 "average of weights, such as 0.999; 0: none. Empty: the recipe's."),
+    click.option("--rotate", type=Maybe(Number(0.0, 180.0)), default="", help="Training images: largest rotation "
+                 "either way, in degrees. Empty: the recipe's."),
+    click.option("--rescale", type=Maybe(Number(0.0, 1.0, max_open=True)), default="", help="Training images: "
+                 "largest change of size, as a share. Empty: the recipe's."),
+    click.option("--shift", type=Maybe(Number(0.0, 1.0)), default="", help="Training images: largest shift along "
+                 "each axis, as a share of the side. Empty: the recipe's."),
+    click.option("--flip", type=Maybe(Number(0.0, 1.0)), default="", help="Training images: probability of a "
+                 "horizontal flip. Empty: the recipe's."),
+    click.option("--loss", type=Maybe(click.Choice(LOSSES)), default="", help="bce; pos_weight and asymmetric "
+                 "raise rare findings, and their outputs are no probabilities. Empty: the recipe's."),
+    click.option("--sync_batch_norm", type=Maybe(click.BOOL), default="", help="true: batch norm over the images "
+                 "of all GPUs; false: of each. Empty: the recipe's."),
+)  # fmt: skip
+
+processes = click.option(
+    "--processes", type=click.IntRange(1, 1024), default=1, help="Processes on this machine that share each batch "
+    "of training, and the images to score: one a GPU, or some on a CPU.",
+)  # fmt: skip
+_HOW = (
+    processes,
+    click.option("--without", type=Names(SPEEDUPS), default="", help="Speed-ups to leave out, joined by commas: "
+                 "bfloat16, channels_last, fused (optimiser), compile, resident (all images on the GPU)."),
+    click.option("--pretrained", type=Maybe(click.Path(exists=True, dir_okay=False, path_type=Path)), default="",
+                 help="File of weights to start from, .safetensors or saved by torch; the last layer starts at "
+                 "random. Empty: random weights, as the paper's."),
+    click.option("--checkpoint_minutes", type=Number(0.0, 10_000.0, min_open=True), default=10.0,
+                 help="A checkpoint in mid-epoch as often as this; there is one after each epoch in any case."),
+    click.option("--wait_minutes", type=Number(0.0, 100_000.0), default=10.0, help="How long the end of training "
+                 "waits for a tracking server that is away."),
+)  # fmt: skip
+seeds = click.option(
+    "--seeds", type=click.IntRange(1, 100), default=1, help="Train and evaluate with so many seeds, from seed on, "
+    "as child runs; mean and SD of their test AUROC.",
+)  # fmt: skip
+_MACHINES = (
+    click.option("--nodes", type=click.IntRange(1, 1024), default=1, help="Machines that train together; call "
+                 "train on each, with the same values but for node."),
+    click.option("--node", type=click.IntRange(0, 1023), default=0, help="This machine, from 0; 0 keeps the "
+                 "records."),
+    click.option("--rendezvous", default="", help="HOST:PORT where the machines meet: a free port of one of "
+                 "them."),
 )  # fmt: skip
 
 val_fraction = click.option(
@@ -176,14 +257,48 @@ def training(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that make a recipe; the command gets `recipe: str` and `overrides: Overrides`."""
 
     @functools.wraps(command)
-    def called(
-        recipe: str, arch: str | None, image_size: int | None, epochs: int | None, batch_size: int | None,
-        lr: float | None, **own: Any,
-    ) -> None:  # fmt: skip
-        overrides = Overrides(arch=arch, image_size=image_size, epochs=epochs, batch_size=batch_size, lr=lr)
+    def called(recipe: str, **own: Any) -> None:
+        overrides = Overrides(**{value.name: own.pop(value.name) for value in fields(Overrides)})
         command(recipe=recipe, overrides=overrides, **own)
 
     return _with(_TRAINING, called)
+
+
+def how(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how training runs; the command gets them as one `how: How`."""
+
+    @functools.wraps(command)
+    def called(**own: Any) -> None:
+        command(how=How(**{value.name: own.pop(value.name) for value in fields(How) if value.name in own}), **own)
+
+    return _with(_HOW, called)
+
+
+def machines(command: Callable[..., None]) -> Callable[..., None]:
+    """Add, above `how`'s, the options of several machines that train together."""
+    return _with(_MACHINES, command)
+
+
+def refuse_beside_resume(resume: str, given: Mapping[str, object]) -> None:
+    """What decides the result comes from the run that is gone on from: a value of one's own would do nothing."""
+    if resume:
+        for option in click.get_current_context().command.params:
+            if option.name in given and given[option.name] not in (option.default, None):
+                raise click.UsageError(
+                    f"{option.name}={given[option.name]} has no effect beside resume={resume}, whose own is taken."
+                )
+
+
+def refuse_strangers(how: How, common_run: str) -> None:
+    """Several machines must be told where they meet and which split is theirs; one machine must not."""
+    if how.node >= how.nodes:
+        raise click.UsageError(f"node={how.node}: expected 0 to {how.nodes - 1} with nodes={how.nodes}.")
+    if how.nodes == 1 and how.rendezvous:
+        raise click.UsageError(f"rendezvous={how.rendezvous} has no effect with nodes=1.")
+    if how.nodes > 1 and not re.fullmatch(r"[^:\s]+:\d+", how.rendezvous):
+        raise click.UsageError(f"rendezvous={how.rendezvous!r}: {how.nodes} machines need HOST:PORT to meet.")
+    if how.nodes > 1 and not common_run:
+        raise click.UsageError(f"nodes={how.nodes}: give split_run, so that all machines train on the same split.")
 
 
 def _with(options: tuple[Callable[..., Any], ...], command: Callable[..., None]) -> Callable[..., None]:

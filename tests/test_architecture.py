@@ -13,37 +13,42 @@ MODULES = sorted([*(ROOT / "cxr").rglob("*.py"), *(ROOT / "entrypoints").rglob("
 # What a part of the project may import of the project, beside its own part. The longest prefix counts.
 BASE = {"cxr.findings", "cxr.errors"}
 DATA = BASE | {"cxr.data"}
+TRAINING = ("checkpoint", "device", "distributed", "evaluation", "interrupt", "model")
 LAYERS = {
     "cxr.findings": set(),
     "cxr.errors": set(),
+    "cxr.interrupt": set(),
+    "cxr.launcher": {"cxr.interrupt"},
     "cxr.published": set(),
     "cxr.device": BASE,
     "cxr.data": BASE,
+    "cxr.distributed": DATA,
     "cxr.model": BASE,
     "cxr.checkpoint": BASE,
-    "cxr.evaluation": DATA,
-    "cxr.training": DATA | {"cxr.model", "cxr.checkpoint", "cxr.evaluation"},
+    "cxr.evaluation": DATA | {"cxr.distributed"},
+    "cxr.training": DATA | {f"cxr.{name}" for name in TRAINING},
     "cxr.explain": DATA | {"cxr.model", "cxr.evaluation"},
     "cxr.figures": BASE,
-    "cxr.tracking": BASE,
+    "cxr.tracking": BASE | {"cxr.interrupt"},
+    "cxr.delivery": BASE | {"cxr.checkpoint", "cxr.training.logbook"},
     "cxr.registry": BASE | {"cxr.evaluation.compare"},
     "cxr.serving": DATA | {"cxr.model"},
     "cxr.pyfunc_model": {"cxr.serving"},
-    "cxr.benchmarks": DATA,
+    "cxr.benchmarks": DATA | {"cxr.device", "cxr.model", "cxr.evaluation", "cxr.training", "cxr.interrupt"},
     "cxr": set(),
     "entrypoints": {"cxr", "entrypoints"},
 }
 PLACES = {
     "click": ("entrypoints",),
-    "mlflow": ("cxr.tracking", "cxr.registry", "cxr.serving", "cxr.pyfunc_model", "entrypoints"),
+    "mlflow": ("cxr.tracking", "cxr.delivery", "cxr.registry", "cxr.serving", "cxr.pyfunc_model", "entrypoints"),
     "captum": ("cxr.explain",),
     "matplotlib": ("cxr.figures",),
     "PIL": ("cxr.data", "cxr.serving", "cxr.benchmarks"),
     "cv2": ("cxr.benchmarks",),
     "imagecodecs": ("cxr.benchmarks",),
-    "requests": ("cxr.data",),
+    "requests": ("cxr.data", "cxr.delivery"),
     "urllib3": ("cxr.data",),
-    "filelock": ("cxr.data",),
+    "filelock": ("cxr.data", "cxr.delivery"),
     "sklearn": ("cxr.evaluation",),
 }
 

@@ -55,6 +55,19 @@ class Store:
         width, height = self.sizes[self.rows[name]]
         return Geometry(width=width, height=height, size=self.pixels.shape[1])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process on this machine: it opens the file of pixels anew instead of getting them all."""
+        state = dict(vars(self))
+        if isinstance(self.pixels, np.memmap):
+            state["pixels"] = (str(self.pixels.filename), self.pixels.shape)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["pixels"], tuple):
+            path, shape = state["pixels"]
+            state = state | {"pixels": np.memmap(path, dtype=np.uint8, mode="r", shape=shape)}
+        vars(self).update(state)
+
 
 def default_root() -> Path:
     """The user's cache folder for packed images and the drawn phantom."""

@@ -10,23 +10,20 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from cxr.data.loader import batches
-from cxr.data.store import Store
+from cxr.data.loader import Pixels, batches
 from cxr.findings import CLASSES
 
 LOGITS = tuple(f"logit_{name}" for name in CLASSES)
 
 
-def predict(
-    network: nn.Module, store: Store, rows: np.ndarray, *, device: torch.device, batch_size: int = 64
-) -> np.ndarray:
-    """Logits [len(rows), 15] float32, in the order of `rows`, with the network in eval mode."""
+def predict(network: nn.Module, pixels: Pixels, rows: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+    """Logits [len(rows), 15] float32, in the order of `rows`, with the network in eval mode, in float32."""
     was_training = network.training
     network.eval()
     logits = np.empty((len(rows), len(CLASSES)), dtype=np.float32)
     try:
         with torch.inference_mode(), tqdm(total=len(rows), desc="predict", unit="image", disable=None) as bar:
-            for positions, images in batches(store, rows, batch_size=batch_size, device=device):
+            for positions, images in batches(pixels, rows, batch_size=batch_size):
                 logits[positions.numpy()] = network(images).float().cpu().numpy()
                 bar.update(len(positions))
     finally:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cxr.data.loader import batches
+from cxr.data.loader import Pixels, batches
 from cxr.data.store import Store
 from cxr.explain.gradcam import signed_maps
 
@@ -95,7 +95,7 @@ def class_map(
     rows = store.rows_of(images["image"].tolist())
     patients = images["patient_id"].to_numpy()
     mean = ClassMean(size)
-    for positions, batch in batches(store, rows, batch_size=_BATCH, device=device):
+    for positions, batch in batches(Pixels(store, device), rows, batch_size=_BATCH):
         here = positions.numpy()
         maps = signed_maps(network, layer, batch, torch.full((len(here),), output))
         mean.add(store.pixels[rows[here]], maps, patients[here])

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cxr.data.loader import batches
+from cxr.data.loader import Pixels, batches
 from cxr.data.store import Store
 from cxr.explain.classmaps import upsample
 from cxr.explain.gradcam import signed_maps
@@ -49,7 +49,7 @@ def explain(
         return []
     rows = store.rows_of([row["image"] for row in chosen.values()])
     shown: list[Example] = []
-    for positions, images in batches(store, rows, batch_size=len(rows), device=device):
+    for positions, images in batches(Pixels(store, device), rows, batch_size=len(rows)):
         targets = torch.full((len(positions),), CLASSES.index(finding))
         maps = upsample(signed_maps(network, layer, images, targets).clamp(min=0), store.pixels.shape[1])
         for (rule, row), place, heat in zip(chosen.items(), rows, maps, strict=True):

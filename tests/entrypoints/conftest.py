@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from entrypoints.door import enter
+from tests.stage_process import Place, place_on
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def own_cohort(phantom_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Called]]:
     """`call("train", epochs=1)` runs the command as `python -m entrypoints.train --epochs 1` would."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(stage: str, **parameters: object) -> Called:
         words = [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
@@ -44,5 +45,18 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return Called(end.value.code, captured.out, captured.err)
 
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     os.environ.pop("MLFLOW_RUN_ID", None)
+
+
+@pytest.fixture(scope="module")
+def shelf(
+    tmp_path_factory: pytest.TempPathFactory, phantom_folder: Path, empty_tracking_database: Path
+) -> Iterator[Place]:
+    """Without a server: a SQLite store."""
+    folder = tmp_path_factory.mktemp("shelf")
+    shutil.copy(empty_tracking_database, folder / "mlflow.db")
+    place = place_on(folder, f"sqlite:///{folder}/mlflow.db", phantom_folder)
+    yield place
+    place.stop()
