@@ -71,11 +71,13 @@ def _chosen(found: "list[StoreInfo]", remove: str, root: Path) -> "list[StoreInf
 def _listing(found: "list[StoreInfo]", root: Path) -> str:
     if not found:
         return f"{root}: nothing packed or drawn"
-    lines = [f"{'name':<28} {'of':<16} {'images':>9} {'pixels':>6} {'disk':>9}  last used   state"]
+    lines = [f"{'name':<41} {'of':<16} {'images':>9} {'pixels':>6} {'disk':>9}  last used   state"]
     for one in found:
         used = time.strftime("%Y-%m-%d", time.localtime(one.last_used))
         state = ("complete" if one.complete else "unfinished") + (f", {one.bad:,} unreadable" if one.bad else "")
-        name = f"{one.folder.name:<28} {one.dataset:<16}"
+        if one.kind == "training":  # removed by its name or its age, never as a leftover of packing
+            state = "of a run to be resumed"
+        name = f"{one.folder.name:<41} {one.dataset:<16}"
         lines.append(f"{name} {one.images:>9,} {one.size or '':>6} {_gigabytes(one):>9}  {used}  {state}")
     total = sum(one.disk_bytes for one in found) / 1e9
     return "\n".join([*lines, f"{root}: {len(found)} folders, {total:.2f} GB"])

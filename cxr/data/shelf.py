@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from cxr.data.packing import file_state
 from cxr.data.store import read_about, read_index
 from cxr.data.unfinished import alone, disk_bytes, read_journal
@@ -17,6 +19,8 @@ from cxr.errors import InputError
 
 _STORE = re.compile(r"[0-9]+px-[0-9a-f]{16}(\.unfinished)?")
 _PHANTOM = re.compile(r"phantom-[0-9a-f]{8}")
+_TRAINING = re.compile(r"training-[0-9a-f]{32}")  # of a run that did not finish, or is under way
+_LOCK = ".courier.lock"  # in there, while a process works on it
 _NOTE = "PHANTOM.txt"  # in a drawn cohort
 
 
@@ -25,7 +29,7 @@ class StoreInfo:
     """One folder below a folder of stores."""
 
     folder: Path
-    kind: str  # images, or phantom: a drawn cohort
+    kind: str  # images, phantom: a drawn cohort, or training: records and checkpoints not delivered yet
     dataset: str
     images: int
     size: int  # pixels; 0 for a phantom
@@ -36,14 +40,15 @@ class StoreInfo:
 
 
 def stores(root: Path) -> list[StoreInfo]:
-    """All stores below a folder, complete or not, and the drawn phantoms; nothing else there is listed.
+    """All stores below a folder, complete or not, drawn phantoms and unfinished training; nothing else there.
 
     A store that cannot be read or says nonsense is listed as incomplete. Raises InputError for a folder that
     cannot be looked into.
     """
     try:
         found = sorted(root.iterdir()) if root.is_dir() else []
-        ours = [folder for folder in found if _is_store(folder) or _is_phantom(folder)]
+        kinds = (_is_store, _is_phantom, _is_training)
+        ours = [folder for folder in found if any(is_one(folder) for is_one in kinds)]
         return [_info(folder) for folder in ours if folder.is_dir()]
     except OSError as error:
         raise InputError(f"store={root}: the folder cannot be read ({error}).") from error
@@ -52,19 +57,32 @@ def stores(root: Path) -> list[StoreInfo]:
 def remove(info: StoreInfo) -> None:
     """Delete a listed folder.
 
-    Raises InputError for one that is being packed, is a link, or cannot be deleted.
+    Raises InputError for one that is being packed or trained from, is a link, or cannot be deleted.
     """
     folder = info.folder
     if folder.is_symlink():
         raise InputError(f"{folder}: it is a link to {folder.readlink()}. Remove it by hand.")
     try:
-        with alone(folder, wait=False) if folder.suffix == ".unfinished" else contextlib.nullcontext():
+        with _nobody_in(folder):
             # first out of sight, so that half of it is never taken for a store
             out_of_sight = folder.rename(folder.with_name(f".removed-{secrets.token_hex(4)}"))
             _let_delete(out_of_sight)
             shutil.rmtree(out_of_sight)
     except OSError as error:
         raise InputError(f"{folder}: the folder cannot be deleted ({error}).") from error
+
+
+def _nobody_in(folder: Path) -> contextlib.AbstractContextManager[object]:
+    if _is_training(folder):
+        try:
+            return FileLock(folder / _LOCK).acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(f"{folder}: that training is under way.") from error
+    return alone(folder, wait=False) if folder.suffix == ".unfinished" else contextlib.nullcontext()
+
+
+def _is_training(folder: Path) -> bool:
+    return bool(_TRAINING.fullmatch(folder.name))
 
 
 def _is_store(folder: Path) -> bool:
@@ -86,6 +104,8 @@ def _let_delete(folder: Path) -> None:
 
 
 def _info(folder: Path) -> StoreInfo:
+    if _is_training(folder):
+        return _described(folder, "training", {"dataset": "training"}, complete=True, bad=0)
     if _is_phantom(folder):
         about = {"dataset": "phantom", "images": sum(1 for _ in folder.glob("images/*.png"))}
         return _described(folder, "phantom", about, complete=True, bad=0)

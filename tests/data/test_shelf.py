@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from cxr.data import shelf
@@ -118,6 +119,20 @@ def test_unfinished_store_is_not_removed_while_it_is_packed(root: Path) -> None:
     assert info.folder.is_dir()
     remove(info)
     assert not info.folder.exists()
+
+
+def test_unfinished_training_is_listed_and_not_removed_while_it_is_under_way(root: Path) -> None:
+    folder = root / f"training-{7:032x}"
+    folder.mkdir()
+    (folder / "last-0.pt").write_bytes(bytes(1000))
+    (info,) = (info for info in stores(root) if info.kind == "training")
+    assert (info.folder, info.images, info.complete) == (folder, 0, True)
+    assert info.disk_bytes >= 1000
+    with FileLock(folder / ".courier.lock"), pytest.raises(InputError, match="that training is under way"):
+        remove(info)
+    assert folder.is_dir()
+    remove(info)
+    assert not folder.exists()
 
 
 def test_store_that_is_gone_already_is_told_of(root: Path) -> None:
