@@ -1,6 +1,7 @@
 """Benchmark: what is fast, as ratios measured side by side in one run; a table, and a run that keeps it."""
 
-import re
+import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,28 +9,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from entrypoints.door import enter
-from entrypoints.options import store_folder
+from entrypoints.options import ARCHS, Device, Names, store_folder
 
 if TYPE_CHECKING:
-    from cxr.benchmarks.table import Row
+    import torch
 
-PARTS = ("decode", "read", "memory")
+    from cxr.benchmarks.table import Row
+    from cxr.data.store import Store
+
+PARTS = ("decode", "read", "memory", "train", "start")
 _FILES = 200  # as many as are decoded and scaled; the peers' pipeline reads them again and again
 
 
-class Parts(click.ParamType[tuple[str, ...]]):
-    """Names of parts, joined by commas."""
+class Sizes(click.ParamType[tuple[int, ...]]):
+    """Batch sizes, joined by commas."""
 
-    name = "parts"
+    name = "sizes"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        names = tuple(name for name in re.split(r"\s*,\s*", str(value).strip()) if name)
-        wrong = [name for name in names if name not in PARTS]
-        if wrong or not names:
-            self.fail(f"{value!r}: expected some of {', '.join(PARTS)}, joined by commas.", param, ctx)
-        return names
+        return tuple(click.IntRange(2, 65_536).convert(word.strip(), param, ctx) for word in value.split(","))
 
 
 @click.command("benchmark", context_settings={"show_default": True})
@@ -43,7 +43,7 @@ class Parts(click.ParamType[tuple[str, ...]]):
     "--store", default="", help="Folder for packed images and the drawn phantom. Empty: the user's cache folder."
 )
 @click.option(
-    "--parts", type=Parts(), default="decode,read", help="Some of decode, read, memory, joined by commas."
+    "--parts", type=Names(PARTS), default="decode,read", help=f"Some of {', '.join(PARTS)}, joined by commas."
 )
 @click.option("--image_size", type=click.IntRange(64, 2048), default=224, help="Pixels a side.")
 @click.option(
@@ -52,33 +52,63 @@ class Parts(click.ParamType[tuple[str, ...]]):
     default=112_120,
     help="memory: images of the synthetic store; 112,120 at 224 px take 5.6 GB of disk while it runs.",
 )
-def main(data: str, store: str, parts: tuple[str, ...], image_size: int, rows: int) -> None:
-    """Measure decoding, reading and memory on the images of a folder, against what peers do."""
+@click.option(
+    "--arch",
+    type=click.Choice(["auto", *ARCHS]),
+    default="auto",
+    help="train: network; auto: resnet50 on a GPU, resnet18 on a CPU.",
+)
+@click.option("--batch_sizes", type=Sizes(), default="32,256", help="train: images a step, joined by commas.")
+@click.option("--device", type=Device(), default="auto", help="train, start: auto, cpu, cuda or cuda:N.")
+def main(
+    data: str, store: str, parts: tuple[str, ...], image_size: int, rows: int, arch: str,
+    batch_sizes: tuple[int, ...], device: str,
+) -> None:  # fmt: skip
+    """Measure decoding, reading, memory, training and its start, against what peers do."""
+    if not parts:
+        raise click.UsageError(f"parts is empty: expected some of {', '.join(PARTS)}, joined by commas.")
     import mlflow
     import pandas as pd
 
+    from cxr import device as devices
     from cxr import tracking
     from cxr.benchmarks import table
 
     tracking.connect()
-    stage = tracking.Stage(name="benchmark", config={"parts": ",".join(parts), "image_size": image_size,
-                                                     "rows": rows}, data_digest="")  # fmt: skip
+    where = devices.choose(device)
+    arch = arch if arch != "auto" else "resnet50" if where.type == "cuda" else "resnet18"
+    sizes = ",".join(map(str, batch_sizes))
+    stage = tracking.Stage(
+        name="benchmark",
+        config={"parts": ",".join(parts), "image_size": image_size, "rows": rows, "arch": arch,
+                "batch_sizes": sizes, "device": str(where)},
+        data_digest="",
+    )  # fmt: skip
     with tracking.run(stage, title=f"benchmark {', '.join(parts)}", adopt=True) as run_id:
         mlflow.set_tags(table.machine())
         measured: list[Row] = []
-        for row in _measure(data, store_folder(store), parts, image_size, rows):
+        for row in _measure(data, store_folder(store), parts, image_size, rows, arch, batch_sizes, where):
             measured.append(row)
-            goal = "" if row.goal is None else f" (goal {row.goal:g})"
-            click.echo(f"{row.part}: {row.measure}: {row.value:,.3g} {row.unit}{goal}")
-        mlflow.log_metrics(table.metrics(measured))
+            click.echo(f"{row.part}: {row.measure}: {_told(row)}")
+        mlflow.log_metrics(table.metrics(row for row in measured if not math.isnan(row.value)))
         shown = table.frame(measured)
         tracking.log_frame(shown, "benchmark")
         tracking.describe_run("Ratios hold, absolute figures are of this machine.", shown.round(3))
-    with pd.option_context("display.width", 200, "display.max_colwidth", 60):
+    with pd.option_context("display.width", 200, "display.max_colwidth", 80):
         click.echo(f"\n{shown.to_string(na_rep='', float_format='{:,.4g}'.format)}\nbenchmark: run {run_id}")
 
 
-def _measure(data: str, root: Path, parts: tuple[str, ...], size: int, rows: int) -> "Iterator[Row]":
+def _told(row: "Row") -> str:
+    if math.isnan(row.value):
+        return row.against
+    bound = "at most" if row.unit == "s" else "at least"
+    return f"{row.value:,.3g} {row.unit}{'' if row.goal is None else f' (goal: {bound} {row.goal:g})'}"
+
+
+def _measure(
+    data: str, root: Path, parts: tuple[str, ...], size: int, rows: int, arch: str, batch_sizes: tuple[int, ...],
+    where: "torch.device",
+) -> "Iterator[Row]":  # fmt: skip
     import tempfile
 
     import numpy as np
@@ -95,8 +125,9 @@ def _measure(data: str, root: Path, parts: tuple[str, ...], size: int, rows: int
     files: list[Path] = list(found.values())
     if "decode" in parts:
         yield from decoding.measure(files, size=size)
-    if "read" in parts:
+    if {"read", "train"} & set(parts):
         packed = store.open_or_pack(root, list(found), found, size=size, dataset="benchmark")
+    if "read" in parts:
         yield from reading.measure(files, packed, np.arange(len(files)), size=size)
     if "memory" in parts:
         needed = rows * size * size
@@ -105,6 +136,37 @@ def _measure(data: str, root: Path, parts: tuple[str, ...], size: int, rows: int
         names += [f"synthetic-{row}.png" for row in range(len(names), rows)]
         with tempfile.TemporaryDirectory(dir=root, prefix=".benchmark-") as scratch:
             yield from memory.measure(Path(scratch), names, size=size)
+    if "train" in parts:
+        yield from _training(found, packed, size, arch, batch_sizes, where)
+    if "start" in parts:
+        yield from _start(root, where)
+
+
+def _training(
+    files: dict[str, Path], packed: "Store", size: int, arch: str, batch_sizes: tuple[int, ...],
+    where: "torch.device",
+) -> "Iterator[Row]":  # fmt: skip
+    import mlflow
+    import torch
+
+    from cxr import device as devices
+    from cxr.benchmarks import training
+
+    engine = devices.engine(where, pixel_bytes=packed.pixels.nbytes)
+    mlflow.log_params({f"engine.{name}": value for name, value in vars(engine).items()})
+    yield from training.measure(files, packed, engine=engine, arch=arch, size=size, batch_sizes=batch_sizes)
+    if where.type == "cuda":
+        mlflow.set_tag("gpu", torch.cuda.get_device_name(where))
+        yield from training.epoch(where, arch=arch, size=size)
+
+
+def _start(root: Path, where: "torch.device") -> "Iterator[Row]":
+    """On the drawn phantom; of few patients, since the runs are waited for."""
+    from cxr.benchmarks import start
+
+    values = ["--data", "phantom", "--store", str(root), "--device", str(where), "--limit", "40", "--epochs", "1",
+              "--register_as", ""]  # fmt: skip
+    yield from start.measure([sys.executable, "-m", "entrypoints.train"], values)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import psutil
 import torch
 
 from cxr.benchmarks.table import Row
-from cxr.data.loader import batches, pixel_batches
+from cxr.data.augment import normalise
+from cxr.data.loader import Pixels, order
 from cxr.data.store import Store
 
 BATCH = 32
@@ -25,12 +26,11 @@ def measure(folder: Path, names: Sequence[str], *, size: int) -> Iterator[Row]:
     pixels = _synthetic(folder / "pixels.u8", len(names), size)
     for count in sizes:
         store = Store(pixels[:count], {name: row for row, name in enumerate(names[:count])})
-        rows, order = store.rows_of(names[:count]), torch.Generator().manual_seed(0)
+        source, shuffled = Pixels(store, torch.device("cpu")), torch.split(order(count, seed=0, epoch=1), BATCH)
         label = f"{count:,} images of {size} px"
-        rate, _ = _epoch(pixel_batches(store, rows, batch_size=BATCH, shuffle=order))
+        rate, _ = _epoch(source.batches(batch.numpy() for batch in shuffled))
         yield Row(part="memory", measure=f"uint8 batches, {label}", value=rate, unit="images/s")
-        floats = batches(store, rows, batch_size=BATCH, device=torch.device("cpu"), shuffle=order)
-        rate, grown = _epoch(images for _, images in floats)
+        rate, grown = _epoch(normalise(pixels) for pixels in source.batches(batch.numpy() for batch in shuffled))
         yield Row(part="memory", measure=f"normalised batches, {label}", value=rate, unit="images/s")
         yield Row(part="memory", measure=f"own memory grown, {label}", value=grown / 2**20, unit="MiB")
 

@@ -14,7 +14,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from cxr.benchmarks.table import Row
-from cxr.data.loader import batches, pixel_batches
+from cxr.data.augment import normalise
+from cxr.data.loader import Pixels, order
 from cxr.data.packing import usable_cores
 from cxr.data.store import Store
 
@@ -51,14 +52,15 @@ def measure(files: Sequence[Path], store: Store, rows: np.ndarray, *, size: int,
     The ways take turns; of each the fastest of `rounds` counts. The peers' first batch, which waits for its
     workers to start, is not timed.
     """
-    cpu, order = torch.device("cpu"), torch.Generator().manual_seed(0)
+    source = Pixels(store, torch.device("cpu"))
     often = np.resize(rows, 1_000_000)  # more than is read in the time
 
     def pixels() -> Iterator[torch.Tensor]:
-        return pixel_batches(store, often, batch_size=BATCH, shuffle=order)
+        shuffled = torch.split(order(len(often), seed=0, epoch=1), BATCH)
+        return source.batches(often[batch.numpy()] for batch in shuffled)
 
     def floats() -> Iterator[torch.Tensor]:
-        return (images for _, images in batches(store, often, batch_size=BATCH, device=cpu, shuffle=order))
+        return (normalise(batch) for batch in pixels())
 
     ways: dict[str, Callable[[], float]] = {
         "store, uint8 batches": lambda: _rate(pixels(), _STORE_SECONDS),
