@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,21 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torchvision.models import resnet18, resnet34
 
 from cxr.errors import InputError
 from cxr.findings import CLASSES
-from cxr.model import ARCHS, Spec, build, load_weights, open_network, save_network, weights_digest
+from cxr.model import (
+    ARCHS,
+    Spec,
+    build,
+    file_digest,
+    load_pretrained,
+    load_weights,
+    open_network,
+    save_network,
+    weights_digest,
+)
 
 SPEC = Spec(arch="resnet18", image_size=64)
 Weights = dict[str, torch.Tensor]
@@ -175,7 +187,125 @@ def test_another_kind_of_file_a_folder_and_nothing_are_refused(weights: Weights,
             open_network(tmp_path / f"{name}.safetensors")
 
 
+# ---------------------------------------------------------------- weights of others
+
+
+@pytest.fixture(scope="module")
+def imagenet() -> Weights:
+    """A state dict of torchvision's own ResNet-18, 1000 classes, after some data."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        network = resnet18(weights=None)
+        network(torch.randn(4, 3, 64, 64))
+    return network.state_dict()
+
+
+def write(path: Path, content: object) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.safetensors", "resnet18-f37072fd.pth"])
+def test_everything_but_the_last_layer_comes_from_the_file(imagenet: Weights, tmp_path: Path, name: str) -> None:
+    network = build("resnet18", seed=3)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    load_pretrained(network, write(tmp_path / name, imagenet))
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name] if name.startswith("fc.") else imagenet[name]), name
+    assert network.fc.weight.shape == (15, 512)
+    assert not torch.equal(before["conv1.weight"], imagenet["conv1.weight"])
+
+
+def test_our_own_weights_file_gives_all_but_the_last_layer(saved: Path, weights: Weights) -> None:
+    network = build("resnet18", seed=9)
+    load_pretrained(network, saved)
+    found = network.state_dict()
+    assert equal({**found, "fc.weight": weights["fc.weight"], "fc.bias": weights["fc.bias"]}, weights)
+    assert torch.equal(found["fc.weight"], build("resnet18", seed=9).fc.weight)
+
+
+def test_files_from_before_batch_norm_counted_its_batches_load(imagenet: Weights, tmp_path: Path) -> None:
+    old = {name: tensor for name, tensor in imagenet.items() if not name.endswith("num_batches_tracked")}
+    network = build("resnet18", seed=3)
+    load_pretrained(network, write(tmp_path / "old.pth", old))
+    assert torch.equal(network.conv1.weight, imagenet["conv1.weight"])
+    assert torch.equal(network.layer4[1].bn2.running_var, imagenet["layer4.1.bn2.running_var"])
+
+
+class RunsCode:
+    """A value whose unpickling makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def refused(path: Path, arch: str = "resnet18") -> str:
+    """Why a file was refused, in one line; the network is as it was."""
+    network = build(arch, seed=3)
+    with pytest.raises(InputError) as why:
+        load_pretrained(network, path)
+    assert str(why.value).startswith(f"pretrained={path}: ")
+    assert "\n" not in str(why.value)
+    assert len(str(why.value)) < 800
+    return str(why.value)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_another_architectures_weights_are_refused(imagenet: Weights, tmp_path: Path, name: str) -> None:
+    larger = write(tmp_path / f"larger-{name}", resnet34(weights=None).state_dict())
+    assert "these are not this network's weights" in refused(larger)
+    assert "these are not this network's weights" in refused(write(tmp_path / name, imagenet), "resnet50")
+
+
+def test_a_file_that_would_run_code_is_refused_and_runs_none(imagenet: Weights, tmp_path: Path) -> None:
+    evil = imagenet | {"layer9.weight": RunsCode(tmp_path / "made")}
+    assert "not a .safetensors file or a state dict saved by torch" in refused(write(tmp_path / "evil.pth", evil))
+    (tmp_path / "evil.safetensors").write_bytes((tmp_path / "evil.pth").read_bytes())
+    refused(tmp_path / "evil.safetensors")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("kept", [1, 4, 100, 10_000, 1_000_000, -1])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_a_file_of_others_that_is_cut_short_is_refused(
+    imagenet: Weights, tmp_path: Path, name: str, kept: int
+) -> None:
+    path = write(tmp_path / name, imagenet)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert "not a .safetensors file or a state dict saved by torch" in refused(path)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert "not a .safetensors file or a state dict saved by torch" in refused(tmp_path / name)
+
+
+def test_what_is_no_state_dict_is_refused(imagenet: Weights, tmp_path: Path) -> None:
+    for content in (torch.zeros(3), [imagenet], 7, None, {1: torch.zeros(3)}):
+        refused(write(tmp_path / "w.pth", content))
+    for content in ({}, {"state_dict": imagenet, "epoch": 3}, imagenet | {"conv1.weight": "large"}):
+        refused(write(tmp_path / "w.pth", content))
+    (tmp_path / "text.pth").write_text("weights\n")
+    (tmp_path / "folder.pth").mkdir()
+    for name in ("text", "folder", "missing"):
+        refused(tmp_path / f"{name}.pth")
+
+
 # ---------------------------------------------------------------- digest
+
+
+def test_a_files_digest_is_sha256_over_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"weights")
+    assert file_digest(tmp_path / "a") == hashlib.sha256(b"weights").hexdigest()[:16]
+    with pytest.raises(InputError, match=r"b: cannot be read \("):
+        file_digest(tmp_path / "b")
 
 
 def test_one_changed_value_changes_the_digest(weights: Weights) -> None:

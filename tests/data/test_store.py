@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -511,6 +512,58 @@ print(int(opened.pixels.sum(dtype="int64")))
     assert_exact(opened, files)
     assert sums == [int(opened.pixels.sum(dtype=np.int64))] * 2
     assert len(folders(tmp_path / "store")) == 1
+
+
+def test_a_pickled_store_is_small_and_opens_the_same_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "pixels.u8"
+    large = np.memmap(
+        path, dtype=np.uint8, mode="w+", shape=(4_000, 128, 128)
+    )  # 66 MB, of which little is on disk
+    large[::1000] = np.random.default_rng(0).integers(0, 256, (4, 128, 128), dtype=np.uint8)
+    large.flush()
+    names = [f"{row}.png" for row in range(len(large))]
+    read_only = np.memmap(path, dtype=np.uint8, mode="r", shape=large.shape)
+    opened = store.Store(
+        read_only, {name: row for row, name in enumerate(names)}, sizes=[(3, 4)] * len(names),
+        row_digests=["0" * 16] * len(names), bad={"7.png": "no image"},
+    )  # fmt: skip
+    pickled = pickle.dumps(opened)
+    assert len(pickled) < 1_000_000
+    again = pickle.loads(pickled)
+    assert isinstance(again.pixels, np.memmap)
+    assert not again.pixels.flags.writeable
+    assert np.array_equal(again.pixels, large)
+    for name in ("rows", "sizes", "row_digests", "bad"):
+        assert getattr(again, name) == getattr(opened, name)
+    assert isinstance(opened.pixels, np.memmap)  # as it was
+
+
+def test_a_pickled_store_is_found_from_another_folder_and_pickled_on(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened = packed(Path("store"), files)
+    pickled = pickle.dumps(opened)
+    monkeypatch.chdir("/")
+    again = pickle.loads(pickle.dumps(pickle.loads(pickled)))
+    assert_exact(again, files)
+    assert again.rows_of(["03.png"]).tolist() == [3]
+    assert again.digests(list(files)) == opened.digests(list(files))
+    assert again.geometry("04.png") == opened.geometry("04.png")
+
+
+def test_a_store_in_memory_is_pickled_whole() -> None:
+    pixels = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+    again = pickle.loads(pickle.dumps(store.Store(pixels, {"a.png": 2})))
+    assert np.array_equal(again.pixels, pixels)
+    assert again.rows == {"a.png": 2}
+
+
+def test_a_pickled_store_whose_file_is_gone_says_so(files: dict[str, Path], tmp_path: Path) -> None:
+    pickled = pickle.dumps(packed(tmp_path / "store", files))
+    shutil.rmtree(tmp_path / "store")
+    with pytest.raises(FileNotFoundError, match=r"pixels\.u8"):
+        pickle.loads(pickled)
 
 
 def test_interrupted_packing_keeps_what_is_no_store_yet(

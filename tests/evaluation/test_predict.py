@@ -10,6 +10,7 @@ from torch import nn
 
 from cxr.data import nih
 from cxr.data.augment import normalise
+from cxr.data.loader import Pixels
 from cxr.data.store import Store, open_or_pack
 from cxr.evaluation.metrics import per_class
 from cxr.evaluation.predict import LOGITS, predict, scores_table
@@ -42,14 +43,14 @@ def direct(model: nn.Module, store: Store, rows: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
 def test_logits_equal_a_direct_forward_pass_whatever_the_batch_size(batch_size: int) -> None:
     store, rows = store_of(10), np.arange(10)
-    logits = predict(network(), store, rows, device=CPU, batch_size=batch_size)
+    logits = predict(network(), Pixels(store, CPU), rows, batch_size=batch_size)
     assert (logits.shape, logits.dtype) == ((10, 15), np.float32)
     np.testing.assert_allclose(logits, direct(network(), store, rows), rtol=0, atol=1e-6)
 
 
 def test_logits_are_in_the_order_of_the_rows() -> None:
     store, rows = store_of(20), np.array([13, 2, 19, 2, 0, 7])
-    logits = predict(network(), store, rows, device=CPU, batch_size=4)
+    logits = predict(network(), Pixels(store, CPU), rows, batch_size=4)
     np.testing.assert_allclose(logits, direct(network(), store, np.arange(20))[rows], rtol=0, atol=1e-6)
     assert np.array_equal(logits[1], logits[3])
     assert not np.allclose(logits[0], logits[1])
@@ -61,7 +62,7 @@ def test_network_predicts_in_eval_mode_and_gets_its_own_mode_back(training: bool
     modes: list[bool] = []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    predict(model, store_of(10), np.arange(10), device=CPU, batch_size=4)
+    predict(model, Pixels(store_of(10), CPU), np.arange(10), batch_size=4)
     assert modes == [False] * 3
     assert [module.training for module in model.modules()] == [training] * 5
     for name, value in model.state_dict().items():
@@ -70,8 +71,22 @@ def test_network_predicts_in_eval_mode_and_gets_its_own_mode_back(training: bool
 
 def test_prediction_leaves_no_gradients() -> None:
     model = network()
-    predict(model, store_of(4), np.arange(4), device=CPU)
+    predict(model, Pixels(store_of(4), CPU), np.arange(4))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_pixels_that_are_on_the_device_give_the_same_logits() -> None:
+    store, rows = store_of(10), np.array([9, 0, 4])
+    expected = predict(network(), Pixels(store, CPU), rows, batch_size=2)
+    assert np.array_equal(predict(network(), Pixels(store, CPU, resident=True), rows, batch_size=2), expected)
+
+
+def test_no_rows_give_no_logits_and_the_mode_comes_back_after_an_error() -> None:
+    model = network().train()
+    assert predict(model, Pixels(store_of(4), CPU), np.arange(0)).shape == (0, 15)
+    with pytest.raises(IndexError):
+        predict(model, Pixels(store_of(4), CPU), np.array([4]))
+    assert model.training
 
 
 def test_half_precision_outputs_become_float32() -> None:
@@ -80,7 +95,7 @@ def test_half_precision_outputs_become_float32() -> None:
             return images.mean(dim=(1, 2, 3))[:, None].expand(-1, len(CLASSES)).bfloat16()
 
     store = store_of(5)
-    logits = predict(Half(), store, np.arange(5), device=CPU)
+    logits = predict(Half(), Pixels(store, CPU), np.arange(5))
     expected = (store.pixels.mean(axis=(1, 2)) / 255 - 0.5) / 0.25
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, np.repeat(expected[:, None], 15, axis=1), rtol=0.01, atol=0.005)
@@ -129,7 +144,7 @@ def test_network_that_sees_the_answer_scores_one_from_pixels_to_auroc(
     labels = torch.tensor(table[list(CLASSES)].to_numpy(dtype=np.float32))
     answers = {round(float(grey), 6): label for grey, label in zip(greys, labels, strict=True)}
     assert len(answers) == len(table)
-    logits = predict(Lookup(), store, rows, device=CPU, batch_size=7)
+    logits = predict(Lookup(), Pixels(store, CPU), rows, batch_size=7)
     measured = per_class(scores_table(table, logits)).loc[list(FINDINGS)].dropna(subset=["auroc"])
     assert len(measured) >= 10
     assert (measured["auroc"] == 1).all()
