@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from entrypoints.door import enter
-from entrypoints.options import ARCHS, Device, Names, store_folder
+from entrypoints.kinds import Device, Names
+from entrypoints.options import ARCHS, store_folder
 
 if TYPE_CHECKING:
     import torch

@@ -77,7 +77,6 @@ def run(
     from cxr import device, distributed, model, tracking
     from cxr.training import recipe as recipes
     from cxr.training import work
-    from entrypoints import resume as resumed
     from entrypoints import upstream
 
     tracking.connect()
@@ -86,20 +85,18 @@ def run(
         processes=how.processes, nodes=how.nodes, node=how.node, rendezvous=how.rendezvous
     )
     distributed.check(cluster, where)
-    old = resumed.read(resume, common.store, 60 * how.wait_minutes) if resume else None
-    if old:
-        common = replace(common, seed=old.seed, on_bad_image=old.on_bad_image)
-        source = upstream.read_split(old.tags["split_run"], common, made_from=old.tags["data_folder"])
-    else:
-        source = upstream.read_split(split_run or split.run(common.for_upstream()), common)
+    common, source, old = _from(common, split_run, resume, 60 * how.wait_minutes)
     source.refuse_untrainable()
     chosen = old.recipe if old else recipes.choose(recipe, overrides or Overrides(), phantom=source.is_phantom)
-    pretrained = model.file_digest(how.pretrained) if how.pretrained else ""
+    pretrained = old.pretrained if old else ""
+    if how.pretrained:  # another start must not pass for the recipe
+        pretrained = model.file_digest(how.pretrained)
+        chosen = replace(chosen, name=f"{chosen.name}-pretrained")
     stage = tracking.Stage(
         name="train",
         config=recipes.to_config(chosen) | {
             "seed": common.seed, "on_bad_image": common.on_bad_image, "processes": cluster.size,
-            "without": ",".join(how.without), "pretrained": old.pretrained if old else pretrained,
+            "without": ",".join(how.without), "pretrained": pretrained,
         },
         data_digest=source.images_digest(),
         upstream=(source.run_id,),
@@ -127,6 +124,20 @@ def run(
     _register(run_id, register_as)
     click.echo(f"train: run {run_id}")
     return run_id
+
+
+def _from(
+    common: Common, split_run: str, resume: str, wait_seconds: float
+) -> "tuple[Common, Split, Unfinished | None]":
+    """What is trained on: a split, made now if none is given, or an unfinished run with its own seed and split."""
+    from entrypoints import resume as resumed
+    from entrypoints import upstream
+
+    if not resume:
+        return common, upstream.read_split(split_run or split.run(common.for_upstream()), common), None
+    old = resumed.read(resume, common.store, wait_seconds)
+    common = replace(common, seed=old.seed, on_bad_image=old.on_bad_image)
+    return common, upstream.read_split(old.tags["split_run"], common, made_from=old.tags["data_folder"]), old
 
 
 def _record(

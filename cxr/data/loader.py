@@ -54,12 +54,13 @@ def batches(pixels: Pixels, rows: np.ndarray, *, batch_size: int) -> Iterator[tu
         yield batch, normalise(there)
 
 
-def generator(*numbers: int) -> torch.Generator:
+def generator(seed: int, *numbers: int) -> torch.Generator:
     """A generator of its own for each (seed, epoch) or (seed, epoch, step): neighbours have nothing in common.
 
     What is drawn depends on nothing else, so that training goes on from any place as if it had never stopped.
     """
-    (drawn,) = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    # as entropy, (seed, epoch) and (seed, epoch, 0) would be one: numpy fills up with zeros
+    (drawn,) = np.random.SeedSequence(seed, spawn_key=numbers).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(drawn >> np.uint64(1)))  # torch takes 63 bits
 
 

@@ -203,7 +203,7 @@ def test_an_interrupt_ends_the_run_as_killed(
 ) -> None:
     from cxr.training.loop import Trainer
 
-    def interrupted(self: Trainer) -> None:
+    def interrupted(self: Trainer, checkpoint_seconds: float) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "epochs", interrupted)

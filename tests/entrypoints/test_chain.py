@@ -8,12 +8,14 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow.entities import Run
 
-from cxr.checkpoint import load
+from cxr.checkpoint import newest
 from cxr.data.split import digest, patients_shared
 from cxr.evaluation.metrics import per_class
 from cxr.findings import CLASSES, FINDINGS
+from cxr.model import build, weights_digest
 from cxr.serving import load_network
 
 TINY = {"image_size": 64, "epochs": 2, "arch": "resnet18", "batch_size": 8}
@@ -108,12 +110,15 @@ class TestTheWholeChain:
 
     def test_checkpoints_hold_what_training_needs_to_go_on(self) -> None:
         (train,) = runs("train")
-        last, best = (load(fetched(train, f"checkpoints/{name}.pt")) for name in ("last", "best"))
-        assert last.epoch == 2
-        assert str(best.epoch) == train.data.tags["best_epoch"]
-        assert len(last.history) == 2
-        assert set(last.generators) == {"order", "torch"}
-        assert last.optimiser["state"]
+        assert names_of_artifacts(train) >= {"checkpoints"}
+        found = newest(fetched(train, "checkpoints"))
+        assert found
+        state = found.checkpoint
+        assert (state.epoch, state.step, len(state.history)) == (2, 0, 2)
+        assert state.metadata["best_epoch"] == train.data.tags["best_epoch"]
+        assert state.optimiser["state"]
+        assert weights_digest(state.best) == train.data.tags["weights_digest"]
+        assert state.metadata["split_digest"] == train.data.tags["split_digest"]
 
     def test_scores_are_saved_and_the_metrics_follow_from_them(self) -> None:
         (evaluate,) = runs("evaluate")
@@ -332,3 +337,73 @@ def test_the_same_split_made_anew_is_not_other_data(
     assert evaluate.data.tags["split_run"] != runs("train")[0].data.tags["split_run"]
     assert set(pd.read_parquet(fetched(evaluate, "scores.parquet"))["split"]) == {"val", "test"}
     assert "other data" not in evaluate.data.tags["headline"]
+
+
+def test_several_seeds_are_child_runs_with_mean_and_sd_on_the_parent(
+    tracking_store: str, call: Callable, tiny: dict[str, object]
+) -> None:
+    done = call("train", **tiny, **TINY | {"epochs": 1}, seeds=2, seed=5)
+    assert done.code == 0, done.err
+    (parent,) = runs("seeds")
+    trained, scored = runs("train"), runs("evaluate")
+    assert sorted(run.data.params["config.seed"] for run in trained) == ["5", "6"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in trained + scored} == {parent.info.run_id}
+    assert len({run.data.tags["split_run"] for run in trained}) == 1  # the seeds train on one split
+    for name in ("Effusion", "No Finding"):
+        values = [run.data.metrics[f"test/auroc/{name}"] for run in scored]
+        assert parent.data.metrics[f"seeds/auroc_mean/{name}"] == pytest.approx(np.mean(values))
+        assert parent.data.metrics[f"seeds/auroc_sd/{name}"] == pytest.approx(np.std(values, ddof=1))
+    assert {"seeds.csv", "seeds.json"} <= names_of_artifacts(parent)
+    assert "not X-rays" in parent.data.tags["mlflow.note.content"]
+    assert call("train", **tiny, seeds=2, resume="0123").code == 2
+
+
+def test_main_with_seeds_explains_and_registers_the_first(
+    tracking_store: str, call: Callable, tiny: dict[str, object]
+) -> None:
+    done = call("main", **tiny, **TINY | {"epochs": 1}, seeds=2)
+    assert done.code == 0, done.err
+    (parent,) = runs("main")
+    assert "between 2 seeds" in done.out or "All seeds: test macro AUROC undefined" in done.out
+    assert "seeds/auroc_sd/Effusion" in parent.data.metrics
+    assert parent.data.metrics["test/auroc/Effusion"] in [
+        run.data.metrics["test/auroc/Effusion"] for run in runs("evaluate")
+    ]
+    assert len(mlflow.search_model_versions(filter_string="name = 'cxr-resnet50'")) == 1
+    assert mlflow.get_run(parent.data.tags["train_run"]).data.params["config.seed"] == "123"
+
+
+def test_pretrained_weights_start_training_and_are_told(
+    tracking_store: str, call: Callable, tiny: dict[str, object], tmp_path: Path
+) -> None:
+    weights = build("resnet18", seed=9).state_dict() | {
+        "fc.weight": torch.zeros(1000, 512),
+        "fc.bias": torch.zeros(1000),
+    }
+    torch.save(weights, tmp_path / "resnet18.pth")
+    done = call("train", **tiny, **TINY | {"epochs": 1}, pretrained=tmp_path / "resnet18.pth", lr=1e-12)
+    assert done.code == 0, done.err
+    (train,) = runs("train")
+    found = newest(fetched(train, "checkpoints"))
+    assert found
+    trained = found.checkpoint.weights
+    torch.testing.assert_close(trained["conv1.weight"], weights["conv1.weight"], rtol=0, atol=1e-6)
+    assert trained["fc.weight"].shape == (15, 512)
+    assert train.data.tags["recipe"] == "demo-changed-pretrained"
+    assert len(train.data.params["config.pretrained"]) == 16
+    (tmp_path / "resnet18.pth").write_bytes(b"nonsense")
+    refused = call("train", **tiny, **TINY, pretrained=tmp_path / "resnet18.pth")
+    assert (refused.code, "not a .safetensors file or a state dict" in " ".join(refused.err.split())) == (1, True)
+
+
+def test_the_speedups_that_are_taken_stand_on_the_run_and_can_be_left_out(
+    tracking_store: str, call: Callable, tiny: dict[str, object]
+) -> None:
+    everything = "bfloat16,channels_last,fused,compile,resident"
+    assert call("train", **tiny, **TINY | {"epochs": 1}, without=everything).code == 0
+    (plain,) = runs("train")
+    taken = {name: plain.data.params[f"engine.{name}"] for name in everything.split(",")}
+    assert taken == dict.fromkeys(taken, "False")
+    assert plain.data.params["engine.device"] == "cpu"
+    refused = call("train", **tiny, without="bfloat16,float8")
+    assert (refused.code, "expected some of bfloat16" in " ".join(refused.err.split())) == (2, True)

@@ -1,134 +1,58 @@
-"""The training loop against a plain one, its records, its choice of the best epoch and its determinism."""
+"""What an epoch computes: against a plain loop, whatever the seed, the augmentation, the schedule and the average."""
 
 import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from cxr import checkpoint
-from cxr.data.store import Store
+from cxr.data.jitter import Augment
+from cxr.data.loader import Pixels
+from cxr.device import Engine
 from cxr.evaluation.predict import predict
-from cxr.findings import CLASSES, FINDINGS
+from cxr.findings import CLASSES
 from cxr.model import build
-from cxr.training.loop import Epoch, Trainer
-from cxr.training.recipe import Recipe
-
-CPU = torch.device("cpu")
-RECIPE = Recipe(name="tiny", arch="resnet18", image_size=64, epochs=2, batch_size=4, lr=1e-3)
-PARTS = {"train": 10, "val": 24, "test": 3}  # 10 images in batches of 4: the last holds 2
-
-
-def cohort(*, effusion: int) -> pd.DataFrame:
-    """37 images of as many patients; the first `effusion` validation patients carry Effusion."""
-    rng = np.random.default_rng(5)
-    parts = [part for part, images in PARTS.items() for _ in range(images)]
-    table = pd.DataFrame({"image": [f"{row:02d}.png" for row in range(len(parts))], "split": parts})
-    table["patient_id"] = np.arange(len(parts)) + 100
-    labels = (rng.random((len(parts), len(CLASSES))) < 0.2).astype(np.uint8)
-    table = pd.concat([table, pd.DataFrame(labels, columns=list(CLASSES))], axis=1)
-    val = table.index[table["split"] == "val"]
-    table.loc[val, list(CLASSES)] = 0
-    table.loc[val[:effusion], "Effusion"] = 1
-    return table.sample(frac=1, random_state=1)  # rows in no order, and an index that is not 0, 1, 2 ...
+from cxr.training import loop
+from cxr.training.loop import Trainer
+from tests.training.trainers import (
+    ALL_POSITIVE, CPU, ENOUGH, FAST, PLAIN, RICH, STORE, TRAIN_IMAGES, first, own_generator, reference, same,
+    shuffled, small, trainer,
+)  # fmt: skip
 
 
-FEW, ENOUGH = cohort(effusion=9), cohort(effusion=10)  # 10 patients a side make a class measurable
-
-
-@pytest.fixture(scope="module")
-def store() -> Store:
-    """Drawn noise, a brighter half for Effusion; rows in another order than the tables'."""
-    names = sorted(ENOUGH["image"], reverse=True)
-    pixels = np.random.default_rng(0).integers(0, 120, (len(names), 64, 64)).astype(np.uint8)
-    effusion = dict(zip(ENOUGH["image"], ENOUGH["Effusion"], strict=True))
-    for row, name in enumerate(names):
-        pixels[row, 32:] += np.uint8(100 * effusion[name])
-    return Store(pixels, {name: row for row, name in enumerate(names)})
-
-
-def small(seed: int = 0) -> nn.Module:
-    """A convolution, BatchNorm and one layer: everything the loop must handle, in a millisecond."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(3, 4, 3, stride=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(4),
-            nn.Flatten(), nn.Linear(64, 15),
-        )  # fmt: skip
-
-
-@pytest.fixture
-def trainer(store: Store) -> Callable[..., Trainer]:
-    def make(
-        network: nn.Module | None = None, table: pd.DataFrame = ENOUGH, seed: int = 7, **changes: object
-    ) -> Trainer:
-        recipe = replace(RECIPE, **changes)  # type: ignore[arg-type]
-        return Trainer(small() if network is None else network, recipe, store, table, device=CPU, seed=seed)
-
-    return make
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    there = other.state_dict()
-    return all(torch.equal(tensor, there[name]) for name, tensor in one.state_dict().items())
-
-
-# ---------------------------------------------------------------- what one epoch computes
-
-
-def reference_epoch(network: nn.Module, store: Store, table: pd.DataFrame, *, seed: int) -> float:
-    """One epoch of the paper's Algorithm 1, written out: a per-image loss and Adam's own equations."""
-    train = table[table["split"] == "train"].reset_index(drop=True)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
-    parameters = list(network.parameters())
-    first = [torch.zeros_like(parameter) for parameter in parameters]
-    second = [torch.zeros_like(parameter) for parameter in parameters]
-    network.train()
-    losses = []
-    for number, start in enumerate(range(0, len(order), 4), start=1):
-        rows = train.iloc[order[start : start + 4]]
-        pixels = np.stack([store.pixels[store.rows[name]] for name in rows["image"]]).astype(np.float32)
-        images = torch.from_numpy((pixels / 255 - 0.5) / 0.25)[:, None].repeat(1, 3, 1, 1)
-        labels = torch.tensor(rows[list(CLASSES)].to_numpy(dtype=np.float32))
-        p = torch.sigmoid(network(images))
-        loss = -(labels * p.log() + (1 - labels) * (1 - p).log()).mean(dim=1)  # [B]
-        losses += loss.tolist()
-        gradients = torch.autograd.grad(loss.mean(), parameters)
-        with torch.no_grad():
-            for parameter, gradient, m, v in zip(parameters, gradients, first, second, strict=True):
-                m.mul_(0.9).add_(0.1 * gradient)
-                v.mul_(0.999).add_(0.001 * gradient**2)
-                parameter -= 1e-3 * (m / (1 - 0.9**number)) / ((v / (1 - 0.999**number)).sqrt() + 1e-8)
-    return float(np.mean(losses))
-
-
-def test_an_epoch_is_the_papers_algorithm_written_out(store: Store, trainer: Callable[..., Trainer]) -> None:
+@pytest.mark.parametrize("engine", [PLAIN, replace(FAST, bfloat16=False)])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_an_epoch_is_the_papers_algorithm_written_out(weight_decay: float, engine: Engine) -> None:
     network = small()
     expected = copy.deepcopy(network)
-    loss = reference_epoch(expected, store, ENOUGH, seed=7)
-    record = next(trainer(network).epochs())
-    assert record.metrics["train/loss"] == pytest.approx(loss, rel=1e-6)
+    losses = reference(expected, STORE, ENOUGH, seed=7, weight_decay=weight_decay)
+    record = first(trainer(network, weight_decay=weight_decay, engine=engine))
+    assert record.metrics["train/loss"] == pytest.approx(
+        np.mean([loss for step in losses for loss in step]), rel=1e-6
+    )
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], tensor, atol=2e-5, rtol=1e-4, msg=name)
 
 
-def test_the_records_validation_numbers_follow_from_the_network(
-    store: Store, trainer: Callable[..., Trainer]
-) -> None:
-    network = small()
-    record = next(trainer(network).epochs()).metrics
+def validated(network: nn.Module) -> tuple[np.ndarray, np.ndarray, float]:
+    """Logits and labels [24, 15] of the validation images, and the loss, written out."""
     val = ENOUGH[ENOUGH["split"] == "val"]
-    logits = predict(network, store, store.rows_of(val["image"].tolist()), device=CPU).astype(np.float64)
+    logits = predict(network, Pixels(STORE, CPU), STORE.rows_of(val["image"].tolist())).astype(np.float64)
     labels = val[list(CLASSES)].to_numpy()
     p = 1 / (1 + np.exp(-logits))
-    loss = -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).mean()
+    return logits, labels, -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).mean()
+
+
+def test_the_records_validation_numbers_follow_from_the_network() -> None:
+    network = small()
+    record = first(trainer(network)).metrics
+    logits, labels, loss = validated(network)
     assert record["val/loss"] == pytest.approx(loss, rel=1e-6)
     column = CLASSES.index("Effusion")
     assert record["val/auroc/Effusion"] == roc_auc_score(labels[:, column], logits[:, column])
@@ -136,7 +60,7 @@ def test_the_records_validation_numbers_follow_from_the_network(
     assert record["val/macro_14_classes"] == 1
 
 
-def test_batch_norm_learns_from_training_batches_only(trainer: Callable[..., Trainer]) -> None:
+def test_batch_norm_learns_from_training_batches_only() -> None:
     network = small().eval()  # however it is handed over
     seen: list[tuple[bool, int]] = []
     network[1].register_forward_hook(lambda layer, images, _: seen.append((layer.training, len(images[0]))))
@@ -145,33 +69,33 @@ def test_batch_norm_learns_from_training_batches_only(trainer: Callable[..., Tra
     assert seen == [(True, 4), (True, 4), (True, 2), (False, 24)] * 3
 
 
-def test_validation_moves_nothing(trainer: Callable[..., Trainer]) -> None:
+def test_validation_moves_nothing() -> None:
     network = small()
     one = trainer(network)
-    one._train_epoch(1)
+    list(one._train(1, math.inf))
     before = copy.deepcopy(network)
-    one._validate()
+    one._validate(1)
+    assert network.training
     assert same(network, before)
 
 
-def test_every_training_image_is_seen_once_an_epoch_in_a_new_order(
-    store: Store, trainer: Callable[..., Trainer]
-) -> None:
+def test_every_training_image_is_seen_once_an_epoch_in_a_new_order() -> None:
     network = small()
     seen: list[list[float]] = []
     network.register_forward_pre_hook(
         lambda layer, images: seen.append(images[0].mean(dim=(1, 2, 3)).tolist()) if layer.training else None
     )
     list(trainer(network).epochs())
-    first, second = ([mean for batch in seen[part] for mean in batch] for part in (slice(0, 3), slice(3, 6)))
-    train = ENOUGH.loc[ENOUGH["split"] == "train", "image"]
-    means = [(store.pixels[store.rows[name]].mean() / 255 - 0.5) / 0.25 for name in train]
-    assert sorted(first) == pytest.approx(sorted(means), abs=1e-5)
-    assert sorted(second) == pytest.approx(sorted(first), abs=1e-6)
-    assert first != second
+    one, other = ([mean for batch in seen[part] for mean in batch] for part in (slice(0, 3), slice(3, 6)))
+    means = [(STORE.pixels[STORE.rows[name]].mean() / 255 - 0.5) / 0.25 for name in TRAIN_IMAGES]
+    assert sorted(one) == pytest.approx(sorted(means), abs=1e-5)
+    assert sorted(other) == pytest.approx(sorted(one), abs=1e-6)
+    assert one != other
+    for epoch, found in enumerate((one, other), start=1):
+        assert found == pytest.approx([means[row] for row in shuffled(10, 7, epoch)], abs=1e-5)
 
 
-def test_the_loss_falls_on_what_can_be_learnt(trainer: Callable[..., Trainer]) -> None:
+def test_the_loss_falls_on_what_can_be_learnt() -> None:
     records = [record.metrics for record in trainer(lr=0.01, epochs=12).epochs()]
     assert records[-1]["train/loss"] < 0.8 * records[0]["train/loss"]
 
@@ -179,7 +103,7 @@ def test_the_loss_falls_on_what_can_be_learnt(trainer: Callable[..., Trainer]) -
 # ---------------------------------------------------------------- determinism
 
 
-def test_the_same_seed_gives_the_same_resnet_and_another_seed_another(trainer: Callable[..., Trainer]) -> None:
+def test_the_same_seed_gives_the_same_resnet_and_another_seed_another() -> None:
     networks = [build("resnet18", seed=seed) for seed in (3, 3, 3)]
     runs = [
         [record.metrics["train/loss"] for record in trainer(network, seed=seed).epochs()]
@@ -191,7 +115,7 @@ def test_the_same_seed_gives_the_same_resnet_and_another_seed_another(trainer: C
     assert runs[0] != runs[2]
 
 
-def test_the_global_generator_does_not_matter(trainer: Callable[..., Trainer]) -> None:
+def test_the_global_generator_does_not_matter() -> None:
     networks = [small(), small()]
     for number, network in enumerate(networks):
         torch.manual_seed(number)
@@ -199,173 +123,90 @@ def test_the_global_generator_does_not_matter(trainer: Callable[..., Trainer]) -
     assert same(*networks)
 
 
-# ---------------------------------------------------------------- records
+# ---------------------------------------------------------------- augmentation
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_there_is_one_record_an_epoch_counted_from_1(trainer: Callable[..., Trainer], epochs: int) -> None:
-    one = trainer(epochs=epochs)
+def test_every_image_is_moved_anew_as_seed_epoch_and_step_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[torch.Tensor] = []
+    moved: list[torch.Tensor] = []
+    draw, warp = loop.draw, loop.warp
+
+    def spy(augment: Augment, count: int, generator: torch.Generator) -> torch.Tensor:
+        drawn.append(draw(augment, count, generator))
+        return drawn[-1]
+
+    def spy_warp(pixels: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+        moved.append(matrices)
+        return warp(pixels, matrices)
+
+    monkeypatch.setattr(loop, "draw", spy)
+    monkeypatch.setattr(loop, "warp", spy_warp)
+    for seed in (7, 7, 8):
+        torch.manual_seed(len(drawn))
+        list(trainer(seed=seed, table=ALL_POSITIVE, **RICH).epochs())
+    assert [len(matrices) for matrices in drawn] == [4, 4, 2] * 6  # whole batches of training, none of validation
+    assert all(torch.equal(one, other) for one, other in zip(drawn, moved, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(drawn[:6], drawn[6:12], strict=True))
+    different = torch.cat([*drawn[:6], *drawn[12:]]).flatten(1)
+    assert len(different.unique(dim=0)) == 2 * 2 * 10
+    places = [(seed, epoch, step) for seed in (7, 7, 8) for epoch in (1, 2) for step in (0, 1, 2)]
+    for place, found in zip(places, drawn, strict=True):
+        assert torch.equal(found, draw(RICH["augment"], len(found), own_generator(*place)))
+    drawn.clear()
+    list(trainer().epochs())
+    assert drawn == []  # the paper's recipe moves nothing
+
+
+# ---------------------------------------------------------------- schedule and average
+
+
+def at_each_step(one: Trainer, look: Callable[[], Any]) -> list[Any]:
+    """What `look` gives right after each step of the optimiser; filled while training runs."""
+    seen: list[Any] = []
+    one.optimiser.register_step_post_hook(lambda *_: seen.append(look()))
+    return seen
+
+
+def test_the_optimiser_takes_each_step_at_the_rate_of_its_schedule() -> None:
+    one = trainer(epochs=3, lr=0.02, warmup_epochs=1.0, final_lr=0.1)
+    rates = at_each_step(one, lambda: [group["lr"] for group in one.optimiser.param_groups])
     records = list(one.epochs())
-    assert [record.number for record in records] == list(range(1, epochs + 1))
-    assert one.history == [record.metrics for record in records]
+    rise = [0.02 * (0.01 + 0.99 * step / 3) for step in range(3)]
+    fall = [0.02 * (0.1 + 0.9 * (1 + math.cos(math.pi * step / 6)) / 2) for step in range(6)]
+    assert np.array(rates) == pytest.approx(np.array([*rise, *fall])[:, None], rel=1e-12)
+    assert [record.metrics["train/lr"] for record in records] == [rates[step][0] for step in (2, 5, 8)]
 
 
-def test_a_record_is_yielded_before_the_next_epoch_starts(trainer: Callable[..., Trainer]) -> None:
+def test_the_rate_that_is_set_is_the_one_that_moves_the_weights() -> None:
+    """Adam's first step is the rate itself, whatever the gradient."""
     network = small()
-    for record in trainer(network).epochs():
-        assert network[1].num_batches_tracked == 3 * record.number
+    one = trainer(network, lr=0.02, warmup_epochs=1.0)
+    before = network[5].weight.detach().clone()
+    next(one.epochs(checkpoint_seconds=0))
+    moved = (network[5].weight.detach() - before).abs().median()
+    assert float(moved) == pytest.approx(0.02 * 0.01, rel=1e-3)
 
 
-def test_a_record_holds_numbers_under_the_names_that_runs_show(trainer: Callable[..., Trainer]) -> None:
-    record = next(trainer().epochs()).metrics
-    assert set(record) == {
-        "train/loss", "train/lr", "train/images_per_second", "val/loss", "val/auroc/Effusion",
-        "val/average_precision/Effusion", "val/auroc/macro_14", "val/auroc/macro_15",
-        "val/macro_14_classes", "val/macro_15_classes",
-    }  # fmt: skip
-    assert all(math.isfinite(value) for value in record.values())
-    assert record["train/lr"] == 1e-3
-    assert record["train/images_per_second"] > 0
-
-
-def test_the_line_names_what_is_known() -> None:
-    metrics = {
-        "train/loss": 0.51234, "val/loss": 0.25, "val/auroc/macro_14": 0.7, "val/macro_14_classes": 2,
-        "val/auroc/Mass": 0.9,
-    }  # fmt: skip
-    assert Epoch(number=3, metrics=metrics, is_best=True).line == (
-        "epoch 3: train/loss 0.5123, val/loss 0.25, val/auroc/macro_14 0.7 (mean of 2 findings); best so far"
-    )
-    assert Epoch(number=4, metrics={"val/loss": 1.0}, is_best=False).line == "epoch 4: val/loss 1"
-
-
-# ---------------------------------------------------------------- the best epoch
-
-
-def test_macro_auroc_decides_where_validation_can_measure_a_finding(trainer: Callable[..., Trainer]) -> None:
-    assert trainer(table=ENOUGH).criterion == "val/auroc/macro_14"
-    assert trainer(table=FEW).criterion == "val/loss"
-
-
-def test_no_finding_alone_does_not_make_a_macro_over_findings(trainer: Callable[..., Trainer]) -> None:
-    healthy = ENOUGH.rename(columns={"Effusion": "No Finding", "No Finding": "Effusion"})[[*ENOUGH.columns]]
-    one = trainer(table=healthy)
-    assert one.criterion == "val/loss"
-    record = next(one.epochs()).metrics
-    assert "val/auroc/macro_14" not in record
-    assert "val/auroc/macro_15" in record
-
-
-@pytest.mark.parametrize(("table", "better"), [(ENOUGH, max), (FEW, min)])
-def test_an_epoch_is_best_when_none_before_it_was_as_good(
-    trainer: Callable[..., Trainer], table: pd.DataFrame, better: Callable[..., float]
-) -> None:
-    one = trainer(table=table, epochs=8, lr=0.02)  # a step size at which the epochs go up and down
-    values: list[float] = []
-    flags = []
+def test_the_average_is_what_is_validated_and_kept_as_the_best() -> None:
+    network = small()
+    one = trainer(network, ema=0.6, epochs=3, lr=0.01)
+    after = at_each_step(one, lambda: copy.deepcopy(network.state_dict()))
+    average: dict[str, torch.Tensor] = {}
+    expected = small(seed=9)
+    bests = []
     for record in one.epochs():
-        value = record.metrics[one.criterion]
-        assert record.is_best == (not values or (better([*values, value]) == value and value not in values))
-        values.append(value)
-        flags.append(record.is_best)
-        best = values.index(better(values)) + 1
-        macro = one.history[best - 1].get("val/auroc/macro_14")
-        assert one.best() == {
-            "best_by": one.criterion,
-            "best_epoch": str(best),
-            "val_macro_14": "" if macro is None else f"{macro:.6f}",
-            "val_macro_14_classes": f"{one.history[best - 1]['val/macro_14_classes']:.0f}",
-        }
-    assert flags[0] is True
-    assert False in flags
-
-
-def test_of_equal_epochs_the_first_is_best(trainer: Callable[..., Trainer]) -> None:
-    one = trainer(epochs=3)
-    one.optimiser.param_groups[0]["lr"] = 0.0
-    for layer in one.network:
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 0.0
-    assert [record.is_best for record in one.epochs()] == [True, False, False]
-
-
-def test_the_macro_is_over_findings_that_the_definition_names(trainer: Callable[..., Trainer]) -> None:
-    two = ENOUGH.copy()
-    two["Hernia"] = two["Mass"] = two["Effusion"]
-    two.loc[two["split"] == "val", "Mass"] = 0
-    assert "Mass" in FINDINGS
-    record = next(trainer(table=two).epochs()).metrics
-    expected = (record["val/auroc/Effusion"] + record["val/auroc/Hernia"]) / 2
-    assert record["val/auroc/macro_14"] == pytest.approx(expected, abs=1e-12)
-    assert record["val/macro_14_classes"] == 2
-
-
-# ---------------------------------------------------------------- when it goes wrong
-
-
-def poisoned(network: nn.Module, value: float) -> None:
-    with torch.no_grad():
-        network[5].bias[0] = value
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_training_and_names_the_epoch(
-    trainer: Callable[..., Trainer], value: float
-) -> None:
-    network = small()
-    one = trainer(network)
-    records = one.epochs()
-    next(records)
-    poisoned(network, value)
-    with pytest.raises(FloatingPointError, match=r"step 3 of epoch 2\. A smaller lr"):
-        next(records)
-    assert len(one.history) == 1
-
-
-@pytest.mark.parametrize("batch_size", [4, 32])  # with 32, the only step's own loss is still finite
-def test_a_far_too_large_step_size_ends_training(trainer: Callable[..., Trainer], batch_size: int) -> None:
-    one = trainer(lr=1e30, batch_size=batch_size)
-    with pytest.raises(FloatingPointError, match="epoch 1"):
-        next(one.epochs())
-    assert one.history == []
-
-
-# ---------------------------------------------------------------- checkpoints
-
-
-def test_a_checkpoint_holds_the_state_after_the_last_record(
-    store: Store, trainer: Callable[..., Trainer], tmp_path: Path
-) -> None:
-    network = small()
-    one = trainer(network)
-    for record in one.epochs():
-        state = one.checkpoint({"arch": "small", "scope": "phantom"})
-        assert state.epoch == record.number
-        assert state.history == one.history
-        assert state.metadata == {"arch": "small", "scope": "phantom"} | one.best()
-        assert torch.equal(state.generators["order"], one.order.get_state())
-        checkpoint.save(tmp_path / f"{record.number}.pt", state)
-    last = checkpoint.load(tmp_path / "2.pt")
-    again = small(seed=9)
-    again.load_state_dict(last.weights)
-    assert same(again, network)
-    assert {int(state["step"]) for state in last.optimiser["state"].values()} == {6}
-    val = store.rows_of(ENOUGH.loc[ENOUGH["split"] == "val", "image"].tolist())
-    logits = predict(again.to(memory_format=torch.channels_last), store, val, device=CPU)
-    np.testing.assert_array_equal(logits, predict(network, store, val, device=CPU))
-
-
-def test_a_saved_checkpoint_stays_as_it_was_while_training_goes_on(
-    trainer: Callable[..., Trainer], tmp_path: Path
-) -> None:
-    network = small()
-    records = trainer(network).epochs()
-    next(records)
-    one = trainer(network)
-    next(one.epochs())
-    checkpoint.save(tmp_path / "first.pt", one.checkpoint({}))
-    kept = copy.deepcopy(network.state_dict())
-    next(records)
-    back = checkpoint.load(tmp_path / "first.pt").weights
-    assert all(torch.equal(back[name], kept[name]) for name in kept)
-    assert not torch.equal(back["5.bias"], network.state_dict()["5.bias"])
+        for n, weights in enumerate(after[-3:], start=3 * (record.number - 1)):
+            kept = min(0.6, (1 + n) / (10 + n)) if n else 0.0
+            for name, tensor in weights.items():
+                real = tensor.is_floating_point()
+                average[name] = kept * average.get(name, 0) + (1 - kept) * tensor if real else tensor
+        expected.load_state_dict(average)
+        _, _, loss = validated(expected)
+        assert record.metrics["val/loss"] == pytest.approx(loss, rel=1e-5)
+        if record.is_best:
+            bests.append({name: tensor.clone() for name, tensor in average.items()})
+        state = one.checkpoint({})
+        for name, tensor in bests[-1].items():
+            torch.testing.assert_close(state.best[name], tensor, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(state.average[f"module.{name}"], average[name], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(network[5].weight, one.measured[5].weight, atol=1e-4)  # or it proves nothing
