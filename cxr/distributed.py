@@ -107,10 +107,12 @@ def joined(cluster: Cluster) -> Iterator[Group]:
         return
     torch.set_num_threads(max(1, usable_cores() // cluster.processes))
     # objects travel through gloo also where gradients travel through NCCL
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=_MEET))
+    local_rank, on_gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())  # NCCL's own, for what is on no device yet
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=_MEET))
     try:
-        yield Group(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ["LOCAL_RANK"]))
+        yield Group(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=local_rank)
     finally:
         dist.destroy_process_group()
 

@@ -46,7 +46,8 @@ def require_finite_validation(loss: float, epoch: int) -> None:
 
 def require_finite_weights(weights: dict[str, torch.Tensor], step: int, epoch: int) -> None:
     """Raise TrainingError: a checkpoint that cannot be gone on from must not take the place of one that can."""
-    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+    # the extremes are nan where a value is, and ten times quicker to have than a look at each value
+    if not all(bool(extreme.isfinite()) for tensor in weights.values() for extreme in tensor.aminmax()):
         raise TrainingError(
             f"Weights are not finite after step {step} of epoch {epoch}. A smaller lr usually helps; {_STANDS}"
         )

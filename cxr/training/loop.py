@@ -217,7 +217,9 @@ class Trainer:
 
     def _validate(self, number: int) -> dict[str, float]:
         with enough_memory(lambda: f"in validation after epoch {number}, on {self.engine.device}"):
-            part = predict(self.measured, self.pixels, self.val_rows[self.group.rank :: self.group.size])
+            share = self.val_rows[self.group.rank :: self.group.size]
+            size = min(64, self.recipe.batch_size)  # what training has memory for, validation has, too
+            part = predict(self.measured, self.pixels, share, batch_size=size)
         logits = interleave(self.group.gather(part), len(self.val_rows))
         loss = self.loss(torch.from_numpy(logits), self.val_labels)
         require_finite_validation(float(loss), number)

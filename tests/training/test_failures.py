@@ -1,4 +1,4 @@
-"""What ends training: numbers that are not finite, memory that does not suffice, and whatever else breaks a step."""
+"""What ends training: numbers that are not finite, memory that does not suffice, and what else breaks a step."""
 
 import math
 from collections.abc import Callable
@@ -99,7 +99,8 @@ def test_memory_that_does_not_suffice_ends_training_and_names_what_was_asked(ful
         next(events)
     told = str(ended.value)
     assert told.startswith(
-        f"Out of memory at step 2 of epoch 1: 4 images of 64 px on cpu ({images_of(1, 2)}). A smaller batch_size or image_size"
+        f"Out of memory at step 2 of epoch 1: 4 images of 64 px on cpu ({images_of(1, 2)}). "
+        "A smaller batch_size or image_size helps"
     )
     assert "\n" not in told
     assert not one.is_whole

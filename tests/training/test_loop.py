@@ -1,4 +1,4 @@
-"""What an epoch computes: against a plain loop, whatever the seed, the augmentation, the schedule and the average."""
+"""What an epoch computes: against a plain loop; its determinism, augmentation, schedule and average."""
 
 import copy
 import math
@@ -21,9 +21,22 @@ from cxr.model import build
 from cxr.training import loop
 from cxr.training.loop import Trainer
 from tests.training.trainers import (
-    ALL_POSITIVE, CPU, ENOUGH, FAST, PLAIN, RICH, STORE, TRAIN_IMAGES, first, own_generator, reference, same,
-    shuffled, small, trainer,
-)  # fmt: skip
+    ALL_POSITIVE,
+    CPU,
+    ENOUGH,
+    FAST,
+    PLAIN,
+    RICH,
+    STORE,
+    TRAIN_IMAGES,
+    first,
+    own_generator,
+    reference,
+    same,
+    shuffled,
+    small,
+    trainer,
+)
 
 
 @pytest.mark.parametrize("engine", [PLAIN, replace(FAST, bfloat16=False)])
