@@ -340,7 +340,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize(
-    ("number", "within", "place"), [(signal.SIGINT, "training", "0 2"), (signal.SIGTERM, "validation", "1 3")]
+    ("number", "within", "place"), [(signal.SIGINT, "training", "0 2"), (signal.SIGTERM, "validation", "0 3")]
 )
 def test_a_signal_ends_training_after_the_step_and_it_goes_on_bit_by_bit(
     tmp_path: Path, number: signal.Signals, within: str, place: str
