@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import torch
 
-from cxr.errors import InputError
+from cxr.errors import InputError, first_line
 
 NAMES = ("last-0", "last-1")
 
@@ -98,7 +98,7 @@ def load(path: Path) -> Checkpoint:
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such checkpoint.") from error
     except Exception as error:  # torch raises many kinds for a broken file
-        raise InputError(f"{path}: not a whole checkpoint of this project ({error}).") from error
+        raise InputError(f"{path}: not a whole checkpoint of this project ({first_line(error)}).") from error
     # saved once where the last epoch is the best: training on must not change the best weights
     taken = {_storage(tensor) for part in (found.weights, found.average) for tensor in part.values()}
     best = {name: part.clone() if _storage(part) in taken else part for name, part in found.best.items()}

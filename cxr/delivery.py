@@ -10,6 +10,7 @@ SQL stores hold one row for a (key, timestamp, step, value). Of checkpoints the 
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -41,6 +42,10 @@ REMOTE = "checkpoints"
 _METRICS_A_CALL = 1000  # MLflow's limit
 _POLL_SECONDS = 0.5
 _PAUSE_SECONDS = (1.0, 15.0)  # between attempts at a server that is away: the first, doubled up to the last
+
+
+class UnderWayError(InputError):
+    """Another process works on the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ class Courier:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise InputError(f"{self.folder}: another courier is at work there.") from error
+            raise UnderWayError(f"{self.folder}: that run is under way in another process.") from error
         self._delivered = self._remembered()
         self._thread.start()
         return self
@@ -93,22 +98,41 @@ class Courier:
         self._wake.set()
         self._thread.join(1)
 
-    def finish(self, seconds: float) -> None:
-        """Wait until all in the folder is delivered. Raises NotDeliveredError where it is not by then."""
-        end = time.monotonic() + seconds
-        with self._round:
-            self._wake.set()  # out of a pause: the last attempt may be a while ago
-            while (missing := self._missing()) and (left := end - time.monotonic()) > 0:
-                if all(kind in self._refused for kind in missing):
+    def finish(self, patience: float, *, at_most: float = math.inf) -> None:
+        """Wait until all in the folder is delivered.
+
+        Raises NotDeliveredError where the server refuses it, is away for `patience` seconds, or is not done after
+        `at_most` seconds.
+        """
+        start = time.monotonic()
+        away, error = None, None  # since when, and how it was noticed: a call in flight may be tried for minutes
+        self._wake.set()  # out of a pause: the last attempt may be a while ago
+        while missing := self._missing():
+            if all(kind in self._refused for kind in missing) or time.monotonic() - start > at_most:
+                break
+            asked = time.monotonic()
+            try:
+                self._require_answer(timeout=5)
+                away = None
+            except Exception as noticed:
+                away, error = away or asked, noticed
+                if time.monotonic() - away >= patience:
                     break
-                self._round.wait(left)
+            with self._round:
+                self._round.wait(min(1.0, max(0.0, start + at_most - time.monotonic())))
         if missing:
-            errors = [self._refused.get(kind, self._away) for kind in missing]
-            error = next((error for error in errors if error), None)
-            raise NotDeliveredError(
-                f"run {self.run_id}: {' and '.join(missing.values())} did not reach the tracking server "
-                f"({error or f'{seconds:g} s were too short'}). Kept in {self.folder}."
-            ) from error
+            raise self._not_delivered(missing, error if away else None)
+
+    def _not_delivered(self, missing: dict[str, str], away: Exception | None) -> NotDeliveredError:
+        errors = [*(self._refused.get(kind) for kind in missing), away, self._away]
+        error = next((error for error in errors if error), None)
+        told = NotDeliveredError(
+            f"run {self.run_id}: {' and '.join(missing.values())} did not reach the tracking server "
+            f"({error or 'the time was too short'}). Kept in {self.folder}."
+        )
+        told.only_checkpoints = set(missing) == set(self._refused) == {"checkpoints"}
+        told.__cause__ = error
+        return told
 
     def _missing(self) -> dict[str, str]:
         """What stands in the folder and is not delivered: kind -> in words."""
@@ -214,7 +238,7 @@ class Courier:
             last = max(slots, key=lambda slot: slot.number)
             self._remember(checkpoint=last.digest, slot=last.path.stem)
 
-    def _require_answer(self) -> None:
+    def _require_answer(self, timeout: int = 10) -> None:
         """Ask the server for a sign of life before each call, with one attempt of a few seconds.
 
         MLflow tries a call for four minutes, and its own bound on that is a variable of the whole process: it
@@ -224,7 +248,7 @@ class Courier:
         uri = self._client.tracking_uri
         if uri.startswith("http"):
             credentials = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
-            answer = http_request(credentials, "/health", "GET", max_retries=0, timeout=10)  # type: ignore[no-untyped-call]
+            answer = http_request(credentials, "/health", "GET", max_retries=0, timeout=timeout)  # type: ignore[no-untyped-call]
             if answer.status_code >= 500:  # any other may be a proxy's that knows no such page
                 answer.raise_for_status()
 
@@ -236,10 +260,11 @@ class Courier:
         journal = self.folder / JOURNAL
         try:
             found = _Delivered(**json.loads((self.folder / "delivered.json").read_bytes()))
+            length = journal.stat().st_size if journal.is_file() else 0
+            known = found.run_id == self.run_id and 0 <= found.journal_bytes <= length and found.records >= 0
         except (OSError, ValueError, TypeError):
             return nothing
-        length = journal.stat().st_size if journal.is_file() else 0
-        return found if found.run_id == self.run_id and found.journal_bytes <= length else nothing
+        return found if known else nothing
 
     def _remember(self, **changes: object) -> None:
         self._delivered = replace(self._delivered, **changes)  # type: ignore[arg-type]
@@ -247,12 +272,12 @@ class Courier:
 
 
 def deliver(
-    folder: Path, run_id: str, seconds: float, *, client: MlflowClient | None = None,
+    folder: Path, run_id: str, patience: float, *, client: MlflowClient | None = None,
     tell: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Send what an earlier process left in a folder. Raises NotDeliveredError where that does not end in time."""
+    """Send what an earlier process left in a folder. Raises NotDeliveredError, as `Courier.finish`."""
     with Courier(folder, run_id, client=client, tell=tell) as courier:
-        courier.finish(seconds)
+        courier.finish(patience)
 
 
 def _batches(records: list[Record]) -> Iterator[list[Record]]:

@@ -160,7 +160,7 @@ def launch(work: Callable[[Any], Value], job: Any, cluster: Cluster, *, name: st
     except RendezvousError as error:
         raise TrainingError(
             f"The {cluster.nodes} machines did not meet at {cluster.rendezvous} within {_MEET} s, or one of them "
-            f"left ({error}). They must have the same code, parameters and data."
+            "left. All must be there, with the same code, parameters (but node) and images."
         ) from error
     return [found[rank] for rank in sorted(found)]
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models import ResNet, resnet18, resnet34, resnet50
 
-from cxr.errors import InputError
+from cxr.errors import InputError, first_line
 from cxr.findings import CLASSES
 
 ARCHS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}
@@ -31,11 +31,17 @@ def build(arch: str, *, seed: int) -> ResNet:
 
 def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], origin: str) -> None:
     """Put weights into a network, strictly: a missing, extra or misshapen tensor is an InputError."""
-    try:
-        network.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]  # torch names every tensor, over hundreds of lines
-        raise InputError(f"{origin}: these are not this network's weights ({reason}).") from error
+    own = network.state_dict()
+    problems = {
+        # torch itself fills in the count that batch norm did not have once
+        "missing": [name for name in own if name not in weights and not name.endswith("num_batches_tracked")],
+        "not known": [name for name in weights if name not in own],
+        "of another shape": [name for name in own if name in weights and weights[name].shape != own[name].shape],
+    }
+    told = [f"{len(names)} tensors {what}, such as {names[0]}" for what, names in problems.items() if names]
+    if told:
+        raise InputError(f"{origin}: these are not this network's weights ({'; '.join(told)}).")
+    network.load_state_dict(weights, strict=True)
 
 
 def load_pretrained(network: ResNet, path: Path) -> None:
@@ -49,11 +55,11 @@ def load_pretrained(network: ResNet, path: Path) -> None:
             weights = load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-        body = {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}
+            weights = weights.get("state_dict", weights)  # as many training programs wrap it
+        body = {name: tensor.detach() for name, tensor in weights.items() if not name.startswith("fc.")}
     except Exception as error:  # torch raises many kinds for a broken file
-        reason = (str(error) or repr(error)).splitlines()[0]
         raise InputError(
-            f"pretrained={path}: not a .safetensors file or a state dict saved by torch ({reason})."
+            f"pretrained={path}: not a .safetensors file or a state dict saved by torch ({first_line(error)})."
         ) from error
     load_weights(network, body | network.fc.state_dict(prefix="fc."), f"pretrained={path}")
 

@@ -33,7 +33,7 @@ _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", 
 VERSION_TAGS = (
     "arch", "recipe", "image_size", "dataset", "edition", "scope", "data_digest", "images_digest", "split_digest",
     "split_run", "git_commit", "best_by", "best_epoch", "val_macro_14", "val_macro_14_classes", "weights_digest",
-    "classes",
+    "classes", "changed", "loss", "pretrained", "seed",
 )  # fmt: skip
 # The split's digest is of image names and parts: other labels or pictures may go by the same names.
 _MEASURED_ON = ("dataset", "data_digest", "images_digest", "split_digest")

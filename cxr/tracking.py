@@ -29,6 +29,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 from cxr.errors import InputError, NotDeliveredError
 from cxr.interrupt import held
 
+TO_GO_ON = "to_go_on"  # tag of an unfinished run: the command that goes on from it
 _ROOT = Path(__file__).parent.parent
 
 
@@ -98,7 +99,8 @@ def run(stage: Stage, *, title: str, adopt: bool = False, system_metrics: bool =
         yield run_id
         # the fingerprint comes last: a run that carries it is whole
         with held():  # once it has ended, an interrupt would end its parent
-            mlflow.set_tag("fingerprint", stage.fingerprint)
+            if stage.data_digest:  # others are never reused
+                mlflow.set_tag("fingerprint", stage.fingerprint)
             mlflow.end_run("FINISHED")
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -119,7 +121,10 @@ def mark_failed(run_id: str, reason: str) -> None:
     """Put the reason on a run as the tag `failure`, and as its description, where the UI shows it first."""
     client = mlflow.MlflowClient()
     client.set_tag(run_id, "failure", reason[:5000])
-    client.set_tag(run_id, "mlflow.note.content", f"Failed: {reason[:5000]}")
+    note = "Interrupted." if reason == "interrupted" else f"Failed: {reason[:5000]}"
+    if go_on := client.get_run(run_id).data.tags.get(TO_GO_ON):
+        note += f" To go on: `{go_on}`"
+    client.set_tag(run_id, "mlflow.note.content", note)
 
 
 def fail_opened_run(reason: str, status: str = "FAILED") -> None:
@@ -289,4 +294,5 @@ def git_commit() -> str:
 
 def _describe(stage: Stage) -> None:
     mlflow.set_tags({"stage": stage.name, "code_digest": code_digest(), "git_commit": git_commit()})
-    log_params(stage.config)
+    if stage.config:
+        log_params(stage.config)

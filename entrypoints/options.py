@@ -222,7 +222,8 @@ def refuse_beside_resume(resume: str, given: Mapping[str, object]) -> None:
         for option in click.get_current_context().command.params:
             if option.name in given and given[option.name] not in (option.default, None):
                 raise click.UsageError(
-                    f"{option.name}={given[option.name]} has no effect beside resume={resume}, whose own is taken."
+                    f"{option.name}={given[option.name]} beside resume: a resumed run keeps its own "
+                    f"{option.name}. Leave it out."
                 )
 
 

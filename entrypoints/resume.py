@@ -1,6 +1,10 @@
 """An unfinished train run, and what is needed to go on from it: here or on another machine."""
 
 import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +16,6 @@ from mlflow.exceptions import MlflowException
 
 from cxr import checkpoint, delivery, tracking
 from cxr.checkpoint import Checkpoint
-from cxr.data.store import default_root
 from cxr.device import Engine
 from cxr.distributed import Cluster
 from cxr.errors import InputError
@@ -20,6 +23,8 @@ from cxr.training import recipe as recipes
 from cxr.training.logbook import Logbook
 from cxr.training.recipe import Recipe
 
+_SIGN_OF_LIFE = "system/cpu_utilization_percentage"  # MLflow's own record, every ten seconds
+_ALIVE = 35.0  # seconds
 _OTHERS = ("seed", "on_bad_image", "processes", "without", "pretrained")  # of config.json, beside the recipe's
 
 
@@ -49,28 +54,32 @@ def folder(store: Path, run_id: str) -> Path:
     return store / f"training-{run_id}"
 
 
-def command(run_id: str, store: Path) -> str:
-    """What a person types to go on."""
-    place = "" if store == default_root() else f" -P store={shlex.quote(str(store))}"
-    return f"mlflow run . --env-manager local -e train -P resume={run_id}{place}"
+def command(run_id: str, given: Mapping[str, object]) -> str:
+    """What a person types to go on; `given` are values that the run itself does not know."""
+    words = [f"-P {name}={shlex.quote(str(value))}" for name, value in {"resume": run_id, **given}.items()]
+    return f"mlflow run . --env-manager local -e train {' '.join(words)}"
 
 
-def read(run_id: str, store: Path, wait_seconds: float) -> Unfinished:
+def read(run_id: str, store: Path, patience: float) -> Unfinished:
     """Find an unfinished run's newest whole checkpoint, on this machine or on the tracking server.
 
-    What stands here and is not on the server yet is delivered first. Raises InputError for a run that is not
-    there, is finished, is still under way on this machine, or has no checkpoint.
+    What stands here and is not on the server yet is delivered first. A run that itself went on from another and
+    came to no checkpoint of its own has that one's. Raises InputError for a run that is not there, is finished or
+    still under way, or has no checkpoint.
     """
     found = _unfinished(run_id)
     here = folder(store, run_id)
-    states: list[Checkpoint] = []
-    if here.is_dir():
-        delivery.deliver(here, run_id, wait_seconds, tell=click.echo)
-        states += _newest(here)
-    if any(item.path == delivery.REMOTE for item in mlflow.MlflowClient().list_artifacts(run_id)):
-        states += _newest(tracking.artifact(run_id, delivery.REMOTE))
+    if found.info.status == "RUNNING" and not here.is_dir():  # here, a lock says whether it is under way
+        _refuse_alive(found)
+    states, problems = _states(run_id, here, patience)
     if not states:
-        raise InputError(f"resume={run_id}: that run was ended before its first checkpoint. Train anew.")
+        if before := found.data.tags.get("resumed_from"):
+            click.echo(f"train: run {run_id} came to no checkpoint of its own; going back to run {before}")
+            return read(before, store, patience)
+        reason = " ".join(problems) or "that run was ended before its first checkpoint. Train anew."
+        raise InputError(f"resume={run_id}: {reason}")
+    for problem in problems:
+        click.echo(f"train: warning: {problem} Another checkpoint is taken.")
     config = mlflow.artifacts.load_dict(f"runs:/{run_id}/config.json")
     if missing := [name for name in _OTHERS if name not in config]:
         raise InputError(f"resume={run_id}: made by an earlier version of this project (no {', '.join(missing)}).")
@@ -84,6 +93,60 @@ def read(run_id: str, store: Path, wait_seconds: float) -> Unfinished:
         pretrained=other["pretrained"],
         state=max(states, key=lambda state: (state.epoch, state.step)),
     )
+
+
+@contextmanager
+def kept(here: Path) -> Iterator[None]:
+    """Keep the folder of a run that fails only where there is a checkpoint in it."""
+    try:
+        yield
+    except BaseException:
+        if not checkpoint.describe(here):
+            shutil.rmtree(here, ignore_errors=True)
+        raise
+
+
+def forget(store: Path, run_id: str) -> None:
+    """Remove what is kept on this machine of a run that has reached the server, and of those before it."""
+    while run_id:
+        shutil.rmtree(folder(store, run_id), ignore_errors=True)
+        run_id = mlflow.get_run(run_id).data.tags.get("resumed_from", "")
+
+
+def _states(run_id: str, here: Path, patience: float) -> tuple[list[Checkpoint], list[str]]:
+    """The newest checkpoints of this machine and of the server, and what was wrong with any."""
+    states: list[Checkpoint] = []
+    problems: list[str] = []
+    places: list[Callable[[], Path]] = []
+    if here.is_dir():
+        try:
+            delivery.deliver(here, run_id, patience, tell=click.echo)
+        except delivery.UnderWayError:
+            raise InputError(f"resume={run_id}: that run is under way on this machine.") from None
+        except InputError as error:  # its checkpoint may serve all the same
+            problems.append(str(error))
+        places.append(lambda: here)
+    if any(item.path == delivery.REMOTE for item in mlflow.MlflowClient().list_artifacts(run_id)):
+        places.append(lambda: tracking.artifact(run_id, delivery.REMOTE))
+    for place in places:
+        try:
+            if newest := checkpoint.newest(place()):
+                states.append(newest.checkpoint)
+                problems += newest.skipped
+        except InputError as error:
+            problems.append(str(error))
+    return states, problems
+
+
+def _refuse_alive(found: Run) -> None:
+    """Raise InputError where the run was heard of a moment ago: two would go on as one."""
+    signs = mlflow.MlflowClient().get_metric_history(found.info.run_id, _SIGN_OF_LIFE)
+    age = time.time() - max([found.info.start_time, *(sign.timestamp for sign in signs)]) / 1000
+    if age < _ALIVE:
+        raise InputError(
+            f"resume={found.info.run_id}: that run is RUNNING, and was heard of {max(age, 0):.0f} s ago. Where it "
+            f"was killed just now, try again in {_ALIVE:.0f} s."
+        )
 
 
 def take_over(old: Unfinished, run_id: str, here: Path, steps: int) -> None:
@@ -136,10 +199,3 @@ def _unfinished(run_id: str) -> Run:
     if by := found.data.tags.get("resumed_by"):
         click.echo(f"train: warning: run {run_id} was resumed before, by run {by}")
     return found
-
-
-def _newest(place: Path) -> list[Checkpoint]:
-    found = checkpoint.newest(place)
-    for problem in found.skipped if found else ():
-        click.echo(f"train: warning: {problem} The checkpoint before it is taken.")
-    return [found.checkpoint] if found else []

@@ -29,7 +29,7 @@ def run(
     stage = tracking.Stage(
         name="seeds", config={"seeds": seeds, "seed": common.seed}, data_digest="", upstream=(split_run,)
     )
-    with tracking.run(stage, title=f"{seeds} seeds", adopt=True):
+    with tracking.run(stage, title=f"{seeds} seeds", adopt=True) as run_id:
         runs = []
         for number in range(seeds):
             own = replace(common, command="seeds", seed=common.seed + number)
@@ -37,7 +37,7 @@ def run(
                                 register_as=register_as)  # fmt: skip
             runs.append(evaluate.run(own, model=trained, split_run=split_run, processes=how.processes))
         headline = log(runs)
-    click.echo(f"train: {headline}")
+    click.echo(f"train: {headline}\n{tracking.address(run_id)}")
 
 
 def log(evaluate_runs: "Sequence[str]") -> str:

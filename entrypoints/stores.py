@@ -22,7 +22,8 @@ _DAY = 24 * 3600
 @click.option("--store", default="", help="Folder for packed images and the drawn phantom. Empty: the user's "
               "cache folder.")  # fmt: skip
 @click.option("--remove", default="", help="Names joined by commas; unfinished (packing that was interrupted); "
-              "unused:DAYS (not opened for so many days); all. Empty: list.")  # fmt: skip
+              "training (what unfinished runs keep here); unused:DAYS (not opened for so many days); all. Empty: "
+              "list.")  # fmt: skip
 def main(store: str, remove: str) -> None:
     """List packed images and drawn phantoms, and remove those that are named."""
     from cxr.data import shelf
@@ -55,13 +56,15 @@ def _chosen(found: "list[StoreInfo]", remove: str, root: Path) -> "list[StoreInf
         return [one for one in found if time.time() - one.last_used > int(unused[1]) * _DAY]
     if remove == "unfinished":
         return [one for one in found if not one.complete]
+    if remove == "training":
+        return [one for one in found if one.kind == "training"]
     if remove == "all":
         return list(found)
     names = [name.strip() for name in remove.split(",") if name.strip()]
     unknown = [name for name in names if name not in {one.folder.name for one in found}]
     if unknown:
         raise click.BadParameter(
-            f"{', '.join(unknown)}: no such store in {root}. Expected names from the list, unfinished, "
+            f"{', '.join(unknown)}: no such store in {root}. Expected names from the list, unfinished, training, "
             "unused:DAYS or all.",
             param_hint="--remove",
         )
@@ -84,7 +87,7 @@ def _listing(found: "list[StoreInfo]", root: Path) -> str:
 
 
 def _gigabytes(one: "StoreInfo") -> str:
-    return f"{one.disk_bytes / 1e9:.2f} GB"
+    return f"{one.disk_bytes / 1e9:.2f} GB" if one.disk_bytes >= 1e8 else f"{one.disk_bytes / 1e6:.1f} MB"
 
 
 if __name__ == "__main__":

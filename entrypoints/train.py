@@ -15,6 +15,7 @@ from entrypoints.options import Common, How
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cxr.delivery import Courier
     from cxr.tracking import Stage
     from cxr.training.work import Job
     from entrypoints.resume import Unfinished
@@ -101,7 +102,10 @@ def run(
         data_digest=source.images_digest(),
         upstream=(source.run_id,),
     )  # fmt: skip
-    click.echo(f"train: {recipes.line(chosen)}; on {where}")
+    others = {"seed": common.seed, "processes": cluster.size, "pretrained": pretrained,
+              "without": ",".join(how.without)}  # fmt: skip
+    told = ", ".join(f"{name} {value}" for name, value in others.items() if value not in ("", 1))
+    click.echo(f"train: {recipes.line(chosen)}; {told}; on {where}")
     if old:
         old.refuse_other_images(stage.data_digest)
     elif found := upstream.reuse(stage, common):
@@ -120,14 +124,15 @@ def run(
             f"Machine {how.node} of {how.nodes} that trained together; machine 0 keeps the run."
         )
         return ""
-    run_id = _record(stage, job, source, common, old, 60 * how.wait_minutes)
+    given = _given(common, how, register_as)
+    run_id = _record(stage, job, source, common, old, patience=60 * how.wait_minutes, given=given)
     _register(run_id, register_as)
     click.echo(f"train: run {run_id}")
     return run_id
 
 
 def _from(
-    common: Common, split_run: str, resume: str, wait_seconds: float
+    common: Common, split_run: str, resume: str, patience: float
 ) -> "tuple[Common, Split, Unfinished | None]":
     """What is trained on: a split, made now if none is given, or an unfinished run with its own seed and split."""
     from entrypoints import resume as resumed
@@ -135,20 +140,21 @@ def _from(
 
     if not resume:
         return common, upstream.read_split(split_run or split.run(common.for_upstream()), common), None
-    old = resumed.read(resume, common.store, wait_seconds)
+    old = resumed.read(resume, common.store, patience)
     common = replace(common, seed=old.seed, on_bad_image=old.on_bad_image)
     return common, upstream.read_split(old.tags["split_run"], common, made_from=old.tags["data_folder"]), old
 
 
 def _record(
-    stage: "Stage", job: "Job", source: "Split", common: Common, old: "Unfinished | None", wait_seconds: float
-) -> str:
+    stage: "Stage", job: "Job", source: "Split", common: Common, old: "Unfinished | None", *,
+    patience: float, given: dict[str, object],
+) -> str:  # fmt: skip
     """Train in a run of its own: what goes in, what is delivered on the way, what comes out; its id."""
-    import shutil
-
     import mlflow
 
     from cxr import device, tracking
+    from cxr.delivery import Courier
+    from cxr.training import recipe as recipes
     from entrypoints import resume as resumed
     from entrypoints import seen, upstream
 
@@ -157,52 +163,66 @@ def _record(
     tags = source.tags | {
         "split_run": source.run_id, "images_digest": stage.data_digest, "recipe": chosen.name,
         "data_folder": str(source.folder), "classes": "|".join(source.classes()),
-        "arch": chosen.arch, "image_size": str(chosen.image_size),
+        "arch": chosen.arch, "image_size": str(chosen.image_size), "changed": recipes.changes(chosen),
+        "loss": chosen.loss, "seed": str(job.seed), "pretrained": str(stage.config["pretrained"]),
     }  # fmt: skip
     machine = resumed.describe_machine(engine, job.cluster)
     title = f"train {chosen.name} {chosen.arch} {chosen.image_size}px on {source.name}"
+    title += f", seed {job.seed}" if common.command == "seeds" or job.seed != 123 else ""
     with tracking.run(stage, title=title, adopt=common.command == "train", system_metrics=True) as run_id:
         here = resumed.folder(common.store, run_id)
-        mlflow.set_tags(tags)
-        mlflow.log_params({f"engine.{name}": value for name, value in vars(engine).items()})
-        for part in ("train", "val"):
-            upstream.log_rows(source.table, source.tags, source.folder, part)
-        seen.log(source, job.store)
-        if old:
-            resumed.warn(old, machine)
-            resumed.take_over(old, run_id, here, math.ceil(len(source.rows("train")) / chosen.batch_size))
-        _train(replace(job, logbook=here, metadata=tags | machine), run_id, stage.fingerprint, wait_seconds)
-        _log_best(here, tags)
-    for folder in (here, *([resumed.folder(common.store, old.run_id)] if old else [])):
-        shutil.rmtree(folder, ignore_errors=True)
+        with resumed.kept(here), Courier(here, run_id, tell=_tell) as courier:  # locked: the run is under way
+            mlflow.set_tags(tags)
+            mlflow.log_params({f"engine.{name}": value for name, value in vars(engine).items()})
+            for part in ("train", "val"):
+                upstream.log_rows(source.table, source.tags, source.folder, part)
+            seen.log(source, job.store)
+            if old:
+                resumed.warn(old, machine)
+                resumed.take_over(old, run_id, here, math.ceil(len(source.rows("train")) / chosen.batch_size))
+            go_on = resumed.command(run_id, given)
+            _train(
+                replace(job, logbook=here, metadata=tags | machine), stage.fingerprint, courier, patience, go_on
+            )
+            _log_best(here, tags)
+    resumed.forget(common.store, run_id)
     return run_id
 
 
-def _train(job: "Job", run_id: str, name: str, wait_seconds: float) -> None:
-    """Train, and deliver meanwhile what is written; what was reached is delivered in any case."""
-    from cxr.delivery import Courier, NotDeliveredError
-    from cxr.errors import TrainingError
+def _train(job: "Job", name: str, courier: "Courier", patience: float, go_on: str) -> None:
+    """Train; what was reached is delivered in any case, and how to go on from it is told."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from cxr import checkpoint, tracking
+    from cxr.errors import NotDeliveredError, TrainingError
     from cxr.training import work
-    from entrypoints import resume as resumed
 
     assert job.logbook
-    go_on = resumed.command(run_id, job.logbook.parent)
-    with Courier(job.logbook, run_id, tell=_tell) as courier:
-        try:
-            work.train(job, name=name)
-            courier.finish(wait_seconds)
-        except KeyboardInterrupt:
-            click.echo(f"\ntrain: interrupted; to go on: {go_on}")
+    try:
+        work.train(job, name=name)
+        courier.finish(patience)
+    except (KeyboardInterrupt, TrainingError) as error:
+        reached = checkpoint.describe(job.logbook)
+        hint = f"To go on from the last checkpoint, with the same values: {go_on}" if reached else ""
+        if reached:
+            with contextlib.suppress(MlflowException):
+                mlflow.set_tag(tracking.TO_GO_ON, go_on)
+        if isinstance(error, TrainingError):
             with contextlib.suppress(NotDeliveredError):  # it stands on this machine
-                courier.finish(_LAST_UPLOAD)
-            raise
-        except NotDeliveredError as error:
+                courier.finish(patience)
+            raise TrainingError(f"{error} {hint or 'There is no checkpoint yet.'}") from error
+        with contextlib.suppress(NotDeliveredError):
+            courier.finish(_LAST_UPLOAD, at_most=_LAST_UPLOAD)
+        click.echo(f"\ntrain: interrupted. {hint or 'There was no checkpoint yet.'}")
+        raise
+    except NotDeliveredError as error:
+        if not error.only_checkpoints:
             raise NotDeliveredError(
-                f"{error} Training is complete; once the server is back, this delivers it: {go_on}"
+                f"{error} Training is complete; once the server takes it, this delivers it: {go_on}"
             ) from error
-        except TrainingError as error:
-            courier.finish(wait_seconds)
-            raise TrainingError(f"{error} To go on from it: {go_on}") from error
+        click.echo(f"train: warning: {error} Training is complete: the model is logged without it.")
+        mlflow.set_tag("not_delivered", str(error)[:5000])
 
 
 def _log_best(here: "Path", tags: dict[str, str]) -> None:
@@ -212,9 +232,10 @@ def _log_best(here: "Path", tags: dict[str, str]) -> None:
 
     import mlflow
 
-    from cxr import checkpoint, model, registry
+    from cxr import checkpoint, model, registry, tracking
     from cxr.data.image import example_png
     from cxr.serving import WEIGHTS
+    from cxr.training.records import BY_LOSS
 
     found = checkpoint.newest(here)
     assert found
@@ -227,6 +248,24 @@ def _log_best(here: "Path", tags: dict[str, str]) -> None:
             Path(scratch, WEIGHTS), example_png(), step=int(best["best_epoch"]), tags=tags | best
         )
     mlflow.set_tags(best | {"model_uri": uri, "weights_digest": model.weights_digest(state.best)})
+    # a run's page shows the last epoch's values; those of the model are another's
+    measured = state.history[int(best["best_epoch"]) - 1]["metrics"]
+    mlflow.log_metrics({f"best/{name}": value for name, value in measured.items() if name.startswith("val/")})
+    decided = f"{best['best_by']} {measured[best['best_by']]:.4g}"
+    tracking.describe_run(
+        f"The model is that of epoch {best['best_epoch']} of {len(state.history)}, by {decided}"
+        f"{'' if best['best_by'] != BY_LOSS else ' (no finding has enough validation patients for an AUROC)'}."
+    )
+
+
+def _given(common: Common, how: How, register_as: str) -> dict[str, object]:
+    """What the user gave of values that an unfinished run does not know when it is gone on from."""
+    from cxr.data.store import default_root
+
+    values = vars(how) | {"without": ",".join(how.without), "device": common.device, "register_as": register_as}
+    values |= {} if common.store == default_root() else {"store": common.store}
+    defaults = {option.name: str(option.default) for option in main.params} | {"pretrained": str(how.pretrained)}
+    return {name: value for name, value in values.items() if str(value) != defaults[name]}
 
 
 def _tell(line: str) -> None:

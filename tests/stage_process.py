@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,10 @@ BIN = Path(sys.executable).parent
 class StageProcess:
     """`python -m entrypoints.<stage> --name value ...`, or the same through `mlflow run`, leading a group."""
 
-    def __init__(self, stage: str, folder: Path, uri: str, *, through_mlflow: bool = False, **parameters: object):
+    def __init__(
+        self, stage: str, folder: Path, uri: str, *, through_mlflow: bool = False, in_background: bool = False,
+        **parameters: object,
+    ) -> None:  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         if through_mlflow:
             words = [f"-P{name}={value}" for name, value in parameters.items()]
@@ -37,7 +41,13 @@ class StageProcess:
         }  # fmt: skip
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                command, env=environment, cwd=folder, stdout=out, stderr=err, start_new_session=True
+                command,
+                env=environment,
+                cwd=folder,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                preexec_fn=_ignore_ctrl_c if in_background else None,
             )
         self._seen: dict[int, psutil.Process] = {}
 
@@ -81,6 +91,11 @@ class StageProcess:
         self.process.wait(30)
 
 
+def _ignore_ctrl_c() -> None:
+    """As a script's shell starts `command &`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _lives(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -108,14 +123,21 @@ class Place:
     split_run: str = ""
     started: list[StageProcess] = field(default_factory=list)
 
-    def train(self, *, through_mlflow: bool = False, **parameters: object) -> StageProcess:
+    def train(
+        self, *, through_mlflow: bool = False, in_background: bool = False, **parameters: object
+    ) -> StageProcess:
         own = (
             {"split_run": self.split_run, "image_size": 64, "batch_size": 4} if "resume" not in parameters else {}
         )
         everywhere = {"data": self.data, "store": self.folder / "store", "register_as": ""}
         place = self.folder / str(len(self.started))
         process = StageProcess(
-            "train", place, self.uri, through_mlflow=through_mlflow, **{**everywhere, **own, **parameters}
+            "train",
+            place,
+            self.uri,
+            through_mlflow=through_mlflow,
+            in_background=in_background,
+            **{**everywhere, **own, **parameters},
         )
         self.started.append(process)
         return process
@@ -138,9 +160,15 @@ class Place:
         process.wait_for("epoch 1")
         return str(self.newest_run().info.run_id)
 
-    def stop(self) -> None:
+    def tidy(self) -> None:
+        """End what runs, and give back the disk that checkpoints take: hundreds of megabytes a run."""
         for process in self.started:
             process.stop()
+        for folder in (
+            *self.folder.glob("store/training-*"),
+            *self.folder.glob("mlruns/*/*/artifacts/checkpoints"),
+        ):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def place_on(folder: Path, uri: str, data: Path) -> Place:

@@ -13,7 +13,7 @@ MODULES = sorted([*(ROOT / "cxr").rglob("*.py"), *(ROOT / "entrypoints").rglob("
 # What a part of the project may import of the project, beside its own part. The longest prefix counts.
 BASE = {"cxr.findings", "cxr.errors"}
 DATA = BASE | {"cxr.data"}
-TRAINING = ("checkpoint", "device", "distributed", "evaluation", "interrupt", "model")
+TRAINING = ("checkpoint", "device", "distributed", "evaluation", "interrupt", "launcher", "model")
 LAYERS = {
     "cxr.findings": set(),
     "cxr.errors": set(),

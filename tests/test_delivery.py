@@ -348,8 +348,10 @@ def test_records_go_on_when_checkpoints_are_refused(book: Logbook, told: list[st
         book.save(state(1))
         wait_until(lambda: len(told) == 1)
         record(book, 1, 2)
-        with pytest.raises(NotDeliveredError, match=r"the checkpoint last-0\.pt of .* did not .*413 Client Error"):
+        wanted = r"the checkpoint last-0\.pt of .* did not .*413 Client Error"
+        with pytest.raises(NotDeliveredError, match=wanted) as refused:
             courier.finish(20)
+        assert refused.value.only_checkpoints  # all else is there: no reason to hold the model back
         assert json.loads((book.folder / "delivered.json").read_text())["records"] == 2
 
 
@@ -359,12 +361,12 @@ def test_a_server_that_never_answers_holds_nobody_up(book: Logbook) -> None:
         start = time.monotonic()
         uri = f"http://127.0.0.1:{deaf.server_port}"
         with (
-            pytest.raises(NotDeliveredError, match=r"1 record did not .* \(1 s were too short\)"),
+            pytest.raises(NotDeliveredError, match=r"1 record did not .*timed out"),
             Courier(book.folder, "a" * 32, client=MlflowClient(uri)) as courier,
         ):
             courier.finish(1)
-        assert time.monotonic() - start < 4
-        with pytest.raises(InputError, match="another courier is at work"), Courier(book.folder, "a" * 32):
+        assert time.monotonic() - start < 12
+        with pytest.raises(InputError, match="that run is under way"), Courier(book.folder, "a" * 32):
             pass  # the call in flight is still out
 
 
@@ -463,7 +465,7 @@ def test_one_courier_a_folder(local: tuple[MlflowClient, str], book: Logbook) ->
     client, run_id = local
     with (
         Courier(book.folder, run_id, client=client),
-        pytest.raises(InputError, match=rf"{book.folder}: another courier is at work there"),
+        pytest.raises(InputError, match=rf"{book.folder}: that run is under way in another process"),
         Courier(book.folder, run_id, client=client),
     ):
         pass

@@ -287,10 +287,16 @@ def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
     assert "not a .safetensors file or a state dict saved by torch" in refused(tmp_path / name)
 
 
+def test_weights_that_a_training_program_has_wrapped_are_found(imagenet: Weights, tmp_path: Path) -> None:
+    network = build("resnet18", seed=3)
+    load_pretrained(network, write(tmp_path / "w.pth", {"state_dict": imagenet, "epoch": 3}))
+    assert torch.equal(network.conv1.weight, imagenet["conv1.weight"])
+
+
 def test_what_is_no_state_dict_is_refused(imagenet: Weights, tmp_path: Path) -> None:
     for content in (torch.zeros(3), [imagenet], 7, None, {1: torch.zeros(3)}):
         refused(write(tmp_path / "w.pth", content))
-    for content in ({}, {"state_dict": imagenet, "epoch": 3}, imagenet | {"conv1.weight": "large"}):
+    for content in ({}, {"model": imagenet, "epoch": 3}, imagenet | {"conv1.weight": "large"}):
         refused(write(tmp_path / "w.pth", content))
     (tmp_path / "text.pth").write_text("weights\n")
     (tmp_path / "folder.pth").mkdir()

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pandas as pd
 class Row:
     """One measured value; a ratio says in `against` what it was measured against, and may have a goal."""
 
-    part: str  # decode | read | memory
+    part: str  # decode | read | memory | train | start
     measure: str
     value: float
     unit: str
@@ -71,4 +72,4 @@ def interleaved(
 
 
 def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in name).strip("_")
+    return re.sub(r"\W+", "_", name).strip("_")

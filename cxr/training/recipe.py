@@ -122,38 +122,41 @@ def choose(name: str, overrides: Overrides, *, phantom: bool) -> Recipe:
     changed = replace(recipe, **given, augment=replace(recipe.augment, **moved))
     if changed.warmup_epochs >= changed.epochs:
         raise InputError(
-            f"warmup_epochs={changed.warmup_epochs:g} of recipe {recipe.name} leaves nothing of "
-            f"epochs={changed.epochs}. Set a smaller warmup_epochs, or more epochs."
+            f"recipe={recipe.name}: warmup_epochs={changed.warmup_epochs:g} leaves nothing of "
+            f"epochs={changed.epochs}. Give a smaller warmup_epochs, or more epochs."
         )
     # a changed recipe must not pass for the one whose expected result is written down
     return recipe if changed == recipe else replace(changed, name=f"{recipe.name}-changed")
 
 
 def to_config(recipe: Recipe) -> dict[str, str | int | float | bool]:
-    """Every value by its name, flat: those of `augment` are `augment.degrees` and so on."""
+    """Every value under the name of its option: `recipe` is the name, `rotate` is of `augment`, and so on."""
     values = asdict(recipe)
     moved = values.pop("augment")
-    return values | {f"augment.{limit}": value for limit, value in moved.items()}
+    named = {"recipe": values.pop("name")} | values
+    return named | {option: moved[limit] for option, limit in _OF_AUGMENT.items()}
 
 
 def from_config(config: Mapping[str, str | int | float | bool]) -> Recipe:
     """The recipe that `to_config` wrote. Raises InputError for a value that is missing or unknown."""
-    limits = {f"augment.{limit.name}": limit.name for limit in fields(Augment)}
-    own = {value.name for value in fields(Recipe)} - {"augment"}
-    if wrong := sorted((own | limits.keys()) ^ config.keys()):
+    own = {value.name for value in fields(Recipe)} - {"augment", "name"}
+    if wrong := sorted((own | {"recipe"} | _OF_AUGMENT.keys()) ^ config.keys()):
         known = [f"{key} is {'not known' if key in config else 'missing'}" for key in wrong]
         raise InputError(f"Not a recipe of this version: {', '.join(known)}.")
-    augment = Augment(**{limit: config[key] for key, limit in limits.items()})  # type: ignore[arg-type]
-    return Recipe(**{name: config[name] for name in own}, augment=augment)  # type: ignore[arg-type]
+    augment = Augment(**{limit: config[option] for option, limit in _OF_AUGMENT.items()})  # type: ignore[arg-type]
+    values = {name: config[name] for name in own} | {"name": config["recipe"]}
+    return Recipe(**values, augment=augment)  # type: ignore[arg-type]
 
 
 def line(recipe: Recipe) -> str:
     """The recipe in a line for people: what differs from the paper's defaults is named."""
-    known = {value.name: value.default for value in fields(Recipe)}
-    told = [
-        f"{name} {value}" for name, value in vars(recipe).items() if name != "augment" and value != known[name]
-    ]
-    moved = [f"{name} {value:g}" for name, value in vars(recipe.augment).items() if value]
-    return f"{', '.join(told)}{'; images moved: ' + ', '.join(moved) if moved else ''}".replace(
-        "name ", "recipe ", 1
+    plain = to_config(Recipe(name="", arch="", image_size=0, epochs=0, batch_size=0, lr=0.0))
+    return ", ".join(f"{name} {value}" for name, value in to_config(recipe).items() if value != plain[name])
+
+
+def changes(recipe: Recipe) -> str:
+    """What differs from the recipe that it was made from, as `image_size=64, epochs=2`; empty: nothing."""
+    base = to_config(RECIPES[recipe.name.partition("-")[0]])
+    return ", ".join(
+        f"{name}={value}" for name, value in to_config(recipe).items() if name != "recipe" and value != base[name]
     )

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxr import device, distributed, interrupt, model
+from cxr import device, distributed, interrupt, launcher, model
 from cxr.checkpoint import Checkpoint
 from cxr.data.store import Store
 from cxr.distributed import Cluster, Group
-from cxr.errors import TrainingError
+from cxr.errors import InputError, TrainingError
 from cxr.training.logbook import Logbook
 from cxr.training.loop import Trainer
 from cxr.training.recipe import Recipe
@@ -53,7 +53,11 @@ def work(job: Job) -> str:
         logbook = Logbook(job.logbook) if job.logbook and not group.local_rank else None
         if group.size > 1:
             _heed_signals(writes=logbook is not None)
-        trainer = make_trainer(job, group)
+            launcher.follow(os.getppid())
+        try:
+            trainer = make_trainer(job, group)
+        except InputError as error:  # of what all were given alike
+            return str(error)
         found = logbook.newest() if logbook else None
         if state := group.from_one(found.checkpoint if found else None):
             trainer.restore(state)

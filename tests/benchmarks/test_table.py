@@ -13,7 +13,7 @@ def test_rows_become_a_table_and_metrics_under_plain_names() -> None:
         Row(part="read", measure="peers' pipeline", value=45.0, unit="images/s"),
     ]
     assert frame(rows).loc["ours over best pair", ["value", "goal"]].tolist() == [0.9, 0.85]
-    assert metrics(rows) == {"benchmark/decode/ours_over_best_pair": 0.9, "benchmark/read/peers__pipeline": 45.0}
+    assert metrics(rows) == {"benchmark/decode/ours_over_best_pair": 0.9, "benchmark/read/peers_pipeline": 45.0}
 
 
 def test_candidates_take_turns_and_the_fastest_try_counts() -> None:

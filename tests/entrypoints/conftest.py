@@ -59,4 +59,12 @@ def shelf(
     shutil.copy(empty_tracking_database, folder / "mlflow.db")
     place = place_on(folder, f"sqlite:///{folder}/mlflow.db", phantom_folder)
     yield place
-    place.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test on the shelf."""
+    yield
+    if "shelf" in request.fixturenames:
+        request.getfixturevalue("shelf").tidy()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def served(server: TrackingServer, tmp_path: Path, phantom_folder: Path) -> Iter
     server.start()
     place = place_on(tmp_path, server.uri, phantom_folder)
     yield place
-    place.stop()
+    place.tidy()
+    shutil.rmtree(server.artifacts, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,17 @@ def same_but_for_speed(place: Place, run: Run, other: Run) -> None:
     assert other.data.tags["fingerprint"] == run.data.tags["fingerprint"]
 
 
+def forget_signs_of_life(place: Place, run_id: str) -> None:
+    """As if a minute had gone by since the run was heard of."""
+    earlier = (
+        "update metrics set timestamp = timestamp - 60000 where run_uuid = ? and key like 'system/%'",
+        "update runs set start_time = start_time - 60000 where run_uuid = ?",
+    )
+    with sqlite3.connect(place.folder / "mlflow.db") as database:
+        for change in earlier:
+            database.execute(change, (run_id,))
+
+
 # ---------------------------------------------------------------- kill -9, and going on elsewhere
 
 
@@ -69,6 +82,10 @@ def test_after_kill_9_in_mid_epoch_training_goes_on_elsewhere_bit_by_bit(
     reached = position(artifacts)
     shutil.rmtree(shelf.logbook(run_id))  # another machine, an empty disk
 
+    again = shelf.train(resume=run_id, store=tmp_path / "elsewhere")  # who knows whether it is dead?
+    assert again.wait() == 1
+    assert "is RUNNING, and was heard of" in " ".join(again.err.split())
+    forget_signs_of_life(shelf, run_id)
     resumed = shelf.train(resume=run_id, store=tmp_path / "elsewhere")
     assert resumed.wait() == 0, resumed.err
     assert "not bit by bit" not in resumed.out
@@ -94,6 +111,7 @@ def test_a_checkpoint_cut_short_on_the_server_is_told_and_the_one_before_it_take
     shutil.rmtree(shelf.logbook(run_id))
     newest = max(artifacts.glob("last-*.pt"), key=lambda path: position_of(path))
     os.truncate(newest, newest.stat().st_size // 2)
+    forget_signs_of_life(shelf, run_id)
 
     resumed = shelf.train(resume=run_id, store=tmp_path / "elsewhere")
     assert resumed.wait() == 0, resumed.err
@@ -106,6 +124,32 @@ def position_of(path: Path) -> tuple[int, int]:
 
     said = json.loads(path.with_suffix(".json").read_text())
     return said["epoch"], said["step"]
+
+
+def test_a_run_that_is_under_way_is_not_gone_on_from(shelf: Place) -> None:
+    process = shelf.train(epochs=500, fresh="true")
+    run_id = shelf.run_id_of(process)
+    refused = shelf.train(resume=run_id)
+    assert refused.wait() == 1
+    assert "that run is under way on this machine" in " ".join(refused.err.split())
+    assert shelf.client().get_run(run_id).info.status == "RUNNING"
+    process.own().send_signal(signal.SIGTERM)
+    assert process.wait() == 130
+
+
+def test_where_the_checkpoints_here_are_spoilt_the_servers_serve(shelf: Place, uninterrupted: Run) -> None:
+    killed = shelf.train(epochs=3, checkpoint_minutes=EVERY_STEP, fresh="true")
+    run_id = shelf.run_id_of(killed)
+    artifacts = Path(shelf.client().get_run(run_id).info.artifact_uri, "checkpoints")
+    wait_until(lambda: position(artifacts) > (1, 0), 60)
+    killed.own().kill()
+    killed.wait()
+    for path in shelf.logbook(run_id).glob("last-*.pt"):
+        os.truncate(path, 1000)
+    resumed = shelf.train(resume=run_id)
+    assert resumed.wait() == 0, resumed.err
+    assert "Another checkpoint is taken" in resumed.out
+    same_but_for_speed(shelf, uninterrupted, shelf.newest_run())
 
 
 def test_a_finished_run_a_run_of_another_stage_and_one_without_checkpoint_cannot_be_resumed(
@@ -125,7 +169,7 @@ def test_a_finished_run_a_run_of_another_stage_and_one_without_checkpoint_cannot
             refused = call("train", resume=run_id, store=shelf.folder / "store")
             assert (refused.code, reason in " ".join(refused.err.split())) == (1, True), refused.err
         refused = call("train", resume=empty, seed=7)
-        assert (refused.code, "seed=7 has no effect beside resume" in refused.err) == (2, True)
+        assert (refused.code, "a resumed run keeps its own seed" in " ".join(refused.err.split())) == (2, True)
     finally:
         mlflow.set_tracking_uri(None)
 
@@ -196,7 +240,7 @@ def test_training_outlives_the_tracking_server_and_delivers_in_order_and_once(
 
 
 def test_a_server_that_never_returns_costs_nothing_but_a_command(served: Place, server: TrackingServer) -> None:
-    process = served.train(epochs=4, wait_minutes=0.05)
+    process = served.train(epochs=4, wait_minutes=0)
     run_id = served.run_id_of(process)
     server.kill()
     assert process.wait() == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from tests.stage_process import Place, StageProcess, position
 from tests.waiting import wait_until
@@ -56,8 +57,9 @@ def test_a_signal_to_the_group_leaves_a_checkpoint_and_no_process(shelf: Place, 
     assert f"-P resume={run_id}" in process.out
 
 
-def test_kill_9_of_the_one_who_started_them_leaves_no_process(shelf: Place) -> None:
-    process = shelf.train(processes=2, epochs=500, fresh="true")
+@pytest.mark.parametrize("in_background", [False, True])
+def test_kill_9_of_the_one_who_started_them_leaves_no_process(shelf: Place, in_background: bool) -> None:
+    process = shelf.train(processes=2, epochs=500, fresh="true", in_background=in_background)
     run_id = shelf.run_id_of(process)
     family = process.family()
     process.own().kill()
@@ -88,6 +90,17 @@ def test_two_machines_train_together_and_one_records(shelf: Place, tmp_path: Pat
     assert [step for step, _ in shelf.history(run.info.run_id, "train/loss")] == [1, 2]
     assert "epoch 2" in both[0].out
     assert "epoch" not in both[1].out.split("on cpu")[1]
+
+
+def test_what_is_wrong_for_all_is_told_once_and_at_once(shelf: Place, tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    process = shelf.train(processes=2, epochs=1, fresh="true", pretrained=tmp_path / "other.pth")
+    assert process.wait() == 1
+    said = " ".join(process.err.split())
+    assert "these are not this network's weights" in said
+    assert "There is no checkpoint yet." in said
+    assert "Traceback" not in said
+    assert not shelf.logbook(str(shelf.newest_run().info.run_id)).exists()
 
 
 def test_what_several_machines_need_is_asked_for(shelf: Place) -> None:

@@ -1,7 +1,7 @@
 """Recipes: the paper's values, that a changed recipe does not pass for it, and their flat form."""
 
 import json
-from dataclasses import FrozenInstanceError, asdict, fields, replace
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
@@ -16,8 +16,10 @@ from cxr.training.recipe import (
     STRONG,
     Overrides,
     Recipe,
+    changes,
     choose,
     from_config,
+    line,
     to_config,
 )
 
@@ -76,29 +78,26 @@ CHANGES = {
     "warmup_epochs": 1.5, "final_lr": 0.25, "ema": 0.99, "rotate": 3.0, "rescale": 0.2, "shift": 0.3, "flip": 0.5,
     "loss": "pos_weight", "sync_batch_norm": True,
 }  # fmt: skip
-OF_AUGMENT = {
-    "rotate": "augment.degrees", "rescale": "augment.scale", "shift": "augment.shift", "flip": "augment.flip",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(("option", "value"), CHANGES.items())
 def test_an_override_replaces_only_its_own_value(option: str, value: object) -> None:
     changed = choose("paper", Overrides(**{option: value}), phantom=False)  # type: ignore[arg-type]
-    expected = to_config(PAPER) | {OF_AUGMENT.get(option, option): value, "name": "paper-changed"}
-    assert to_config(changed) == expected
+    assert to_config(changed) == to_config(PAPER) | {option: value, "recipe": "paper-changed"}
+    assert changes(changed) == f"{option}={value}"
 
 
 def test_all_overrides_together_leave_nothing_of_the_recipe() -> None:
     changed = choose("auto", Overrides(**CHANGES), phantom=True)  # type: ignore[arg-type]
-    expected = {OF_AUGMENT.get(option, option): value for option, value in CHANGES.items()}
-    assert to_config(changed) == expected | {"name": "demo-changed"}
+    assert to_config(changed) == CHANGES | {"recipe": "demo-changed"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values())
 def test_overrides_that_say_what_the_recipe_says_change_nothing(recipe: Recipe) -> None:
     config = to_config(recipe)
-    same = {option: config[OF_AUGMENT.get(option, option)] for option in CHANGES}
+    same = {option: config[option] for option in CHANGES}
     assert choose(recipe.name, Overrides(**same), phantom=False) == recipe  # type: ignore[arg-type]
+    assert changes(recipe) == ""
 
 
 def test_a_value_of_nothing_is_set_too() -> None:
@@ -110,12 +109,12 @@ def test_a_value_of_nothing_is_set_too() -> None:
 
 def test_every_value_of_a_recipe_can_be_overridden() -> None:
     assert {field.name for field in fields(Overrides)} == CHANGES.keys()
-    assert {OF_AUGMENT.get(option, option) for option in CHANGES} == to_config(PAPER).keys() - {"name"}
+    assert CHANGES.keys() == to_config(PAPER).keys() - {"recipe"}
 
 
 def test_a_warm_up_that_takes_all_epochs_is_refused_by_name() -> None:
     for overrides in (Overrides(epochs=5), Overrides(warmup_epochs=60.0)):
-        with pytest.raises(InputError, match=r"warmup_epochs=(5|60) of recipe strong .* epochs=(5|60)\."):
+        with pytest.raises(InputError, match=r"recipe=strong: warmup_epochs=(5|60) .* epochs=(5|60)\."):
             choose("strong", overrides, phantom=False)
     assert choose("strong", Overrides(epochs=6), phantom=False).epochs == 6
 
@@ -144,14 +143,18 @@ def test_the_flat_form_comes_back_from_json_as_the_same_recipe(recipe: Recipe) -
     assert from_config(json.loads(json.dumps(config))) == recipe
 
 
-def test_the_flat_form_names_every_value() -> None:
-    plain = asdict(CHANGED)
-    augment = plain.pop("augment")
-    assert to_config(CHANGED) == plain | {f"augment.{name}": value for name, value in augment.items()}
-    assert to_config(CHANGED)["augment.degrees"] == 1.5
+def test_the_flat_form_has_the_names_of_the_options() -> None:
+    config = to_config(CHANGED)
+    assert (config["recipe"], config["rotate"], config["flip"]) == ("paper-changed", 1.5, 0.5)
+    assert config.keys() - {"recipe"} == {field.name for field in fields(Overrides)}
 
 
-@pytest.mark.parametrize("key", ["lr", "name", "ema", "augment.flip"])
+def test_the_line_names_what_is_not_the_papers_default() -> None:
+    assert line(PAPER) == "recipe paper, arch resnet50, image_size 224, epochs 25, batch_size 32, lr 0.001"
+    assert line(CHANGED).endswith("lr 0.001, loss asymmetric, rotate 1.5, flip 0.5")
+
+
+@pytest.mark.parametrize("key", ["lr", "recipe", "ema", "flip"])
 def test_a_missing_value_is_an_error_that_names_it(key: str) -> None:
     config = to_config(PAPER)
     del config[key]
@@ -159,7 +162,7 @@ def test_a_missing_value_is_an_error_that_names_it(key: str) -> None:
         from_config(config)
 
 
-@pytest.mark.parametrize("key", ["momentum", "augment", "augment.shear", "degrees"])
+@pytest.mark.parametrize("key", ["momentum", "augment", "name", "degrees"])
 def test_an_unknown_value_is_an_error_that_names_it(key: str) -> None:
     with pytest.raises(InputError, match=f": {key} is not known"):
         from_config(to_config(PAPER) | {key: 1.0})
