@@ -181,6 +181,7 @@ def _record(
                 resumed.warn(old, machine)
                 resumed.take_over(old, run_id, here, math.ceil(len(source.rows("train")) / chosen.batch_size))
             go_on = resumed.command(run_id, given)
+            go_on += ", and then what you called again" if common.command != "train" else ""
             _train(
                 replace(job, logbook=here, metadata=tags | machine), stage.fingerprint, courier, patience, go_on
             )

@@ -34,7 +34,7 @@ def test_a_killed_process_is_started_anew_and_training_goes_on_from_the_checkpoi
     assert run.info.status == "FINISHED"
     assert [step for step, _ in shelf.history(run_id, "train/loss")] == list(range(1, 13))  # each once
     assert run.data.params["config.processes"] == "2"
-    epochs = [int(line.split("epoch ")[1].split(":")[0]) for line in process.out.splitlines() if "epoch " in line]
+    epochs = [int(line.split("epoch ")[1].split()[0]) for line in process.out.splitlines() if "epoch " in line]
     assert sorted(set(epochs)) == list(range(1, 13))
     assert epochs.count(1) == epochs.count(2) == 1  # it did not begin anew
 
