@@ -22,7 +22,7 @@ def test_benchmark_leaves_a_table_metrics_and_the_machine(
     assert done.code == 0, done.err
     (run,) = mlflow.search_runs(filter_string="tags.stage = 'benchmark'", output_format="list")
     assert run.data.tags["processor"]
-    assert run.data.metrics["benchmark/memory/normalised_batches__1_000_images_of_64_px"] > 0
+    assert run.data.metrics["benchmark/memory/normalised_batches_1_000_images_of_64_px"] > 0
     table = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="benchmark.csv"))
     assert list(table.columns) == ["measure", "part", "value", "unit", "against", "goal"]
     assert "own memory grown" in done.out
@@ -48,9 +48,9 @@ def test_training_leaves_ratios_the_engine_and_a_word_for_what_was_not_measured(
     assert run.data.params["config.arch"] == "resnet18"
     assert run.data.params["engine.channels_last"] == "True"
     assert run.data.metrics.keys() == {
-        "benchmark/train/bare_network__batch_4", "benchmark/train/our_loop__batch_4",
-        "benchmark/train/our_loop_over_bare_network__batch_4", "benchmark/train/peers__loop__batch_4",
-        "benchmark/train/our_loop_over_peers__loop__batch_4",
+        "benchmark/train/bare_network_batch_4", "benchmark/train/our_loop_batch_4",
+        "benchmark/train/our_loop_over_bare_network_batch_4", "benchmark/train/peers_loop_batch_4",
+        "benchmark/train/our_loop_over_peers_loop_batch_4",
     }  # fmt: skip
     table = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="benchmark.csv"))
     left_out = table[table["value"].isna()]
