@@ -159,7 +159,7 @@ def test_a_finished_run_a_run_of_another_stage_and_one_without_checkpoint_cannot
     monkeypatch.setenv("MLFLOW_TRACKING_URI", shelf.uri)
     mlflow.set_tracking_uri(shelf.uri)
     try:
-        empty = shelf.client().create_run("0", start_time=0, tags={"stage": "train"}).info.run_id
+        empty = shelf.client().create_run("0", start_time=1, tags={"stage": "train"}).info.run_id
         cases = {
             uninterrupted.info.run_id: "that run is finished",
             shelf.split_run: "that run is of split",
