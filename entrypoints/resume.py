@@ -75,6 +75,7 @@ def read(run_id: str, store: Path, patience: float) -> Unfinished:
     if not states:
         if before := found.data.tags.get("resumed_from"):
             click.echo(f"train: run {run_id} came to no checkpoint of its own; going back to run {before}")
+            _end(run_id, f"interrupted before its first checkpoint; gone back to run {before}")
             return read(before, store, patience)
         reason = " ".join(problems) or "that run was ended before its first checkpoint. Train anew."
         raise InputError(f"resume={run_id}: {reason}")
@@ -157,13 +158,18 @@ def take_over(old: Unfinished, run_id: str, here: Path, steps: int) -> None:
     Logbook(here).save(old.state)
     done = old.state.epoch * steps + old.state.step
     mlflow.set_tags({"resumed_from": old.run_id, "resumed_from_step": done, "resumed_from_epoch": old.state.epoch})
-    client = mlflow.MlflowClient()
-    client.set_tag(old.run_id, "resumed_by", run_id)
-    if client.get_run(old.run_id).info.status == "RUNNING":  # ended too suddenly to say so
-        tracking.mark_failed(old.run_id, f"interrupted; run {run_id} goes on from it")
-        client.set_terminated(old.run_id, "KILLED")
+    mlflow.MlflowClient().set_tag(old.run_id, "resumed_by", run_id)
+    _end(old.run_id, f"interrupted; run {run_id} goes on from it")
     position = f"epoch {old.state.epoch}" + (f" and {old.state.step} steps" if old.state.step else "")
     click.echo(f"train: going on from run {old.run_id} after {position} ({done:,} steps in all)")
+
+
+def _end(run_id: str, reason: str) -> None:
+    """End a run that ended too suddenly to say so itself."""
+    client = mlflow.MlflowClient()
+    if client.get_run(run_id).info.status == "RUNNING":
+        tracking.mark_failed(run_id, reason)
+        client.set_terminated(run_id, "KILLED")
 
 
 def describe_machine(engine: Engine, cluster: Cluster) -> dict[str, str]:

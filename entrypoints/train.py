@@ -196,27 +196,13 @@ def _train(job: "Job", name: str, courier: "Courier", patience: float, go_on: st
     from mlflow.exceptions import MlflowException
 
     from cxr import checkpoint, tracking
-    from cxr.errors import NotDeliveredError, TrainingError
+    from cxr.errors import InputError, NotDeliveredError, TrainingError
     from cxr.training import work
 
     assert job.logbook
     try:
         work.train(job, name=name)
         courier.finish(patience)
-    except (KeyboardInterrupt, TrainingError) as error:
-        reached = checkpoint.describe(job.logbook)
-        hint = f"To go on from the last checkpoint, with the same values: {go_on}" if reached else ""
-        if reached:
-            with contextlib.suppress(MlflowException):
-                mlflow.set_tag(tracking.TO_GO_ON, go_on)
-        if isinstance(error, TrainingError):
-            with contextlib.suppress(NotDeliveredError):  # it stands on this machine
-                courier.finish(patience)
-            raise TrainingError(f"{error} {hint or 'There is no checkpoint yet.'}") from error
-        with contextlib.suppress(NotDeliveredError):
-            courier.finish(_LAST_UPLOAD, at_most=_LAST_UPLOAD)
-        click.echo(f"\ntrain: interrupted. {hint or 'There was no checkpoint yet.'}")
-        raise
     except NotDeliveredError as error:
         if not error.only_checkpoints:
             raise NotDeliveredError(
@@ -224,6 +210,20 @@ def _train(job: "Job", name: str, courier: "Courier", patience: float, go_on: st
             ) from error
         click.echo(f"train: warning: {error} Training is complete: the model is logged without it.")
         mlflow.set_tag("not_delivered", str(error)[:5000])
+    except (KeyboardInterrupt, TrainingError, InputError) as error:  # InputError: a full disk
+        reached = checkpoint.describe(job.logbook)
+        hint = f"To go on from the last checkpoint, with the same values: {go_on}" if reached else ""
+        if reached:
+            with contextlib.suppress(MlflowException):
+                mlflow.set_tag(tracking.TO_GO_ON, go_on)
+        if not isinstance(error, KeyboardInterrupt):
+            with contextlib.suppress(NotDeliveredError):  # it stands on this machine
+                courier.finish(patience)
+            raise TrainingError(f"{error} {hint or 'There is no checkpoint yet.'}") from error
+        with contextlib.suppress(NotDeliveredError):
+            courier.finish(_LAST_UPLOAD, at_most=_LAST_UPLOAD)
+        click.echo(f"\ntrain: interrupted. {hint or 'There was no checkpoint yet.'}")
+        raise
 
 
 def _log_best(here: "Path", tags: dict[str, str]) -> None:

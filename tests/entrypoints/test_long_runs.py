@@ -169,6 +169,11 @@ def test_a_finished_run_a_run_of_another_stage_and_one_without_checkpoint_cannot
         for run_id, reason in cases.items():
             refused = call("train", resume=run_id, store=shelf.folder / "store")
             assert (refused.code, reason in " ".join(refused.err.split())) == (1, True), refused.err
+        later = shelf.client().create_run("0", start_time=1, tags={"stage": "train", "resumed_from": empty})
+        refused = call("train", resume=later.info.run_id, store=shelf.folder / "store")
+        assert f"going back to run {empty}" in refused.out
+        assert "before its first checkpoint" in " ".join(refused.err.split())
+        assert shelf.client().get_run(later.info.run_id).info.status == "KILLED"  # no longer RUNNING
         refused = call("train", resume=empty, seed=7)
         assert (refused.code, "a resumed run keeps its own seed" in " ".join(refused.err.split())) == (2, True)
     finally:
@@ -273,6 +278,7 @@ def test_a_full_disk_ends_training_with_what_happened_and_the_checkpoint_before_
     assert process.wait(60) == 1
     assert "the checkpoint could not be written" in " ".join(process.err.split())
     assert "the one before it stands" in " ".join(process.err.split())
+    assert f"-P resume={run_id}" in " ".join(process.err.split())
     assert served.client().get_run(run_id).info.status == "FAILED"
     assert position(served.logbook(run_id)) >= (1, 0)
 
