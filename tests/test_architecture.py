@@ -21,7 +21,7 @@ LAYERS = {
     "cxr.launcher": {"cxr.interrupt"},
     "cxr.published": set(),
     "cxr.device": BASE,
-    "cxr.data": BASE,
+    "cxr.data": BASE | {"cxr.interrupt"},
     "cxr.distributed": DATA,
     "cxr.model": BASE,
     "cxr.checkpoint": BASE,

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from cxr.data.image import read
 from cxr.errors import InputError
+from cxr.interrupt import held
 
 _CHUNK = 32  # images between two journal lines, 1/4 s of work: what an interruption costs each worker
 _FEW = 64  # images that are decoded before workers would have started
@@ -127,7 +128,7 @@ def _in_processes(
     running: set[Future[list[Packed]]] = set()
     try:
         for chunk in chunks:
-            with _plain_start():
+            with held(), _plain_start():  # a worker whose start is broken off would say so at length
                 running.add(pool.submit(pack_rows, pixels, size, chunk))
             if len(running) >= 2 * workers:  # so many are under way, however many images there are
                 done, running = wait(running, return_when=FIRST_COMPLETED)

@@ -25,9 +25,11 @@ COUNT = 160  # five chunks
 PACK = f"""
 import os, sys
 from pathlib import Path
+from cxr import interrupt
 from cxr.data.packing import Task, pack_all
 from cxr.errors import InputError
 
+interrupt.install()
 folder = Path(sys.argv[1])
 tasks = [Task(row, path) for row, path in enumerate(sorted((folder / "images").iterdir()))]
 try:
@@ -252,6 +254,17 @@ def test_ctrl_c_ends_all_with_one_traceback(folder: Path) -> None:
         errors = process.communicate(timeout=30)[1]
         assert all(gone(child) for child in children)
     assert process.returncode != 0
+    assert errors.count("Traceback") == 1
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_ctrl_c_while_workers_start_ends_all_with_one_traceback(folder: Path) -> None:
+    with packer(folder) as process:
+        wait_until(lambda: len(psutil.Process(process.pid).children()) > 1)
+        children = psutil.Process(process.pid).children()
+        os.killpg(process.pid, signal.SIGINT)
+        errors = process.communicate(timeout=30)[1]
+        wait_until(lambda: all(gone(child) for child in children), 10)  # multiprocessing's own helper, too
     assert errors.count("Traceback") == 1
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
