@@ -12,7 +12,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 from cxr.errors import InputError
-from cxr.evaluation.compare import Standing
+from cxr.evaluation.promotion import Standing
 from cxr.findings import CLASSES
 
 
@@ -109,6 +109,13 @@ def set_alias(name: str, alias: str, version: str) -> None:
 def describe(name: str, version: str, text: str) -> None:
     """Set a version's description."""
     mlflow.MlflowClient().update_model_version(name, version, text)
+
+
+def set_tags(version: ModelVersion, tags: dict[str, str]) -> None:
+    """Set tags of a version."""
+    client = mlflow.MlflowClient()
+    for key, value in tags.items():
+        client.set_model_version_tag(version.name, str(version.version), key, value)
 
 
 def standing(version: ModelVersion) -> Standing:

@@ -31,7 +31,7 @@ LAYERS = {
     "cxr.figures": BASE,
     "cxr.tracking": BASE | {"cxr.interrupt"},
     "cxr.delivery": BASE | {"cxr.checkpoint", "cxr.training.logbook"},
-    "cxr.registry": BASE | {"cxr.evaluation.compare"},
+    "cxr.registry": BASE | {"cxr.evaluation.promotion"},
     "cxr.serving": DATA | {"cxr.model"},
     "cxr.pyfunc_model": {"cxr.serving"},
     "cxr.benchmarks": DATA | {"cxr.device", "cxr.model", "cxr.evaluation", "cxr.training", "cxr.interrupt"},
@@ -49,7 +49,8 @@ PLACES = {
     "requests": ("cxr.data", "cxr.delivery"),
     "urllib3": ("cxr.data",),
     "filelock": ("cxr.data", "cxr.delivery"),
-    "sklearn": ("cxr.evaluation",),
+    "scipy": ("cxr.evaluation", "cxr.benchmarks"),
+    "sklearn": ("cxr.evaluation", "cxr.benchmarks"),
 }
 
 

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from cxr import registry
 from cxr.data.image import example_png
 from cxr.errors import InputError
-from cxr.evaluation.compare import Standing
+from cxr.evaluation.promotion import Standing
 from cxr.findings import CLASSES
 from cxr.model import Spec, build, open_network, save_network
 from cxr.registry import ensure_version, holder, resolve, standing

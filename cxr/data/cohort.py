@@ -19,7 +19,8 @@ import pandas as pd
 from cxr.errors import InputError, first_ten
 from cxr.findings import CLASSES
 
-COLUMNS = ("image", "patient_id", "age_years", "sex", "view", "follow_up", "split", *CLASSES)
+ABOUT = ("age_years", "sex", "view", "follow_up")  # patient and picture, beside labels
+COLUMNS = ("image", "patient_id", *ABOUT, "split", *CLASSES)
 
 # What numbers on a cohort can be compared with.
 SCOPES = (

@@ -89,6 +89,11 @@ def is_phantom(folder: Path) -> bool:
     return (folder / PHANTOM_NOTE).exists()
 
 
+def is_official_test(names: pd.Series) -> bool:
+    """Whether these are all images of NIH's official test list, and no others."""
+    return _list_digest(names) == LIST_DIGESTS["test"]
+
+
 def image_files(folder: Path) -> dict[str, Path]:
     """Every PNG of `images/` and `images_0xx/images/`, by file name."""
     places = [folder / "images", *sorted(folder.glob("images_*/images"))]
@@ -222,8 +227,12 @@ def _read_list(path: Path) -> pd.Series:
     return names
 
 
+def _list_digest(names: pd.Series) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
 def _refuse_unofficial(path: Path, split: str, names: pd.Series) -> None:
-    found = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+    found = _list_digest(names)
     if found != LIST_DIGESTS[split]:
         raise InputError(
             f"{path}: this is not NIH's official list. It names {len(names):,} images (digest {found[:16]}), "

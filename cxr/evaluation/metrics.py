@@ -1,8 +1,9 @@
 """Scores table -> AUROC and average precision per class, and their macro averages.
 
-A class is measured on the images that are labelled in it, and undefined where none of them is positive or
-none negative. A macro average is the unweighted mean over the classes that at least 10 positive and 10
-negative patients carry; the classes that it left out are always named beside it.
+A class is measured on the images that are labelled in it and scored, and undefined where none of them is positive
+or none negative. A column of scores that is NaN belongs to a class that the model does not know. A macro average
+is the unweighted mean over the classes that at least 10 positive and 10 negative patients carry; the classes that
+it left out are always named beside it.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cxr.findings import CLASSES, FINDINGS
 
 MIN_PATIENTS = 10  # below it one patient more or less moves an AUROC by whole percents
+COLUMNS = ("auroc", "average_precision", "prevalence", "positives", "negatives", "positive_patients",
+           "negative_patients", "in_macro", "note")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +46,11 @@ class Macro:
         mean = f"mean of {len(self.classes)}" if self.classes else "no finding is left"
         return f"{mean} (without {'; '.join(reasons)})"
 
-    @property
-    def line(self) -> str:
-        """Value and scope in one line."""
+    def line(self, low: float = np.nan, high: float = np.nan) -> str:
+        """Value, its 95 % interval where there is one, and scope in one line."""
         value = "undefined" if self.value is None else f"{self.value:.4f}"
-        return f"test macro AUROC {value}, {self.note}"
+        interval = "" if np.isnan(low) else f" (95 % {low:.4f} to {high:.4f})"
+        return f"test macro AUROC {value}{interval}, {self.note}"
 
 
 def per_class(scores: pd.DataFrame) -> pd.DataFrame:
@@ -111,7 +114,7 @@ def _labelled(table: pd.DataFrame, name: str) -> bool:
 
 
 def _one_class(scores: pd.DataFrame, name: str) -> dict[str, object]:
-    scores = scores[scores[name].notna()]
+    scores = scores[scores[name].notna() & scores[f"logit_{name}"].notna()]
     labels = scores[name].to_numpy()
     logits = scores[f"logit_{name}"].to_numpy(dtype=np.float64)
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())

@@ -195,7 +195,8 @@ def test_macro_leaves_out_what_too_few_patients_carry_and_names_it() -> None:
     assert mean.value == pytest.approx(table.loc[kept, "auroc"].mean(), abs=1e-12)
     assert (mean.classes, mean.left_out) == (tuple(kept), ("Mass", "Hernia"))
     assert mean.note == "mean of 12 (without Mass, Hernia: fewer than 10 patients a side)"
-    assert mean.line == f"test macro AUROC {mean.value:.4f}, {mean.note}"
+    assert mean.line() == f"test macro AUROC {mean.value:.4f}, {mean.note}"
+    assert mean.line(0.1, 0.2) == f"test macro AUROC {mean.value:.4f} (95 % 0.1000 to 0.2000), {mean.note}"
 
 
 def test_macro_note_names_all_that_it_leaves_out_and_a_figure_counts_them_where_they_are_many() -> None:
@@ -215,7 +216,7 @@ def test_macro_note_names_all_that_it_leaves_out_and_a_figure_counts_them_where_
 def test_macro_of_nothing_is_undefined_and_not_zero() -> None:
     mean = macro(per_class(random_scores(5)), FINDINGS)
     assert (mean.value, mean.classes, mean.left_out) == (None, (), FINDINGS)
-    assert mean.line.startswith("test macro AUROC undefined, no finding is left (without Atelectasis, ")
+    assert mean.line().startswith("test macro AUROC undefined, no finding is left (without Atelectasis, ")
 
 
 # ---------------------------------------------------------------- as metrics, as a table to read

@@ -1,6 +1,11 @@
-"""Which of two models stands better: a pure decision over what their versions say of themselves."""
+"""Which of two models becomes champion: a pure decision, with its reason in words.
+
+Validation decides, never test. It is optimistic for both, since each one's `best` epoch was chosen there.
+"""
 
 from dataclasses import dataclass
+
+import pandas as pd
 
 # by cohort.SCOPES: drawings, anything that does not compare with published figures, NIH's official split
 _RANK = {"phantom": 0, "sample": 1, "custom": 1, "random-patient": 1, "external": 1, "official": 2}
@@ -16,11 +21,11 @@ class Standing:
     val_macro_14: float | None
 
 
-def takes_over(candidate: Standing, champion: Standing | None) -> tuple[bool, str]:
-    """Whether the candidate becomes champion, and the reason in a sentence.
+def without_scores(candidate: Standing, champion: Standing | None) -> tuple[bool, str] | None:
+    """Whether the candidate becomes champion, and why, where no scores need comparing; None where they do.
 
-    Validation decides, never test. Two values are compared only on the same split; a version trained
-    on NIH's official lists takes the place of one trained on a sample of them, never the reverse.
+    Two values are compared only on the same split; a version trained on NIH's official lists takes the place of
+    one trained on a sample of them, never the reverse.
     """
     if champion is None:
         return True, "there was no champion"
@@ -35,8 +40,24 @@ def takes_over(candidate: Standing, champion: Standing | None) -> tuple[bool, st
         return False, f"its split differs from that of champion version {champion.version}: not comparable"
     if candidate.val_macro_14 is None or champion.val_macro_14 is None:
         return False, "a validation macro_14 is undefined: not comparable"
-    better = candidate.val_macro_14 > champion.val_macro_14
+    return None
+
+
+def by_scores(champion: Standing, macro: pd.Series) -> tuple[bool, str]:
+    """The decision by the row `macro_14` of `comparison.table`, candidate against champion, on validation.
+
+    The candidate must be better by more than other patients would have made: the lower end of the 95 % interval
+    of the difference lies above 0.
+    """
+    better = bool(macro["difference_low"] > 0)
+    if pd.isna(macro["difference_low"]):
+        interval = "no interval, too few patients"
+    else:
+        interval = (
+            f"95 % of the patient bootstrap: {macro['difference_low']:+.4f} to {macro['difference_high']:+.4f}"
+        )
     return better, (
-        f"its validation macro_14 {candidate.val_macro_14:.4f} is {'above' if better else 'not above'} "
-        f"{champion.val_macro_14:.4f} of champion version {champion.version}"
+        f"its validation macro_14 {macro['first']:.4f} differs by {macro['difference']:+.4f} ({interval}) from "
+        f"{macro['second']:.4f} of champion version {champion.version}"
+        f"{'' if better else ', which is not clearly above 0'}"
     )

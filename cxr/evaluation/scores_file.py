@@ -1,0 +1,116 @@
+"""Scores that somebody else published, or a run of ours left -> the scores table.
+
+A file (.csv, .csv.gz or .parquet) with a column `image` or `Image Index`, then `prob_<class>` or `logit_<class>`
+for the classes that were scored, and optionally `split` with `val` and `test`. Labels, patients and the rest come
+from the cohort, never from the file; its other columns are passed over.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import logit
+
+from cxr.data.rows import read_rows
+from cxr.errors import InputError, first_ten
+from cxr.findings import CLASSES, SPELLINGS
+
+SPLITS = ("val", "test")
+ENDINGS = (".csv", ".csv.gz", ".parquet")
+_IMAGE = ("image", "Image Index")
+_KINDS = ("prob_", "logit_")
+# float64 next to 0 and to 1: a published 0 or 1 was rounded there, and has a logit then
+_CERTAIN = (np.finfo(np.float64).tiny, 1.0 - np.finfo(np.float64).epsneg)
+
+
+def read(path: Path, cohort: pd.DataFrame) -> pd.DataFrame:
+    """The scores table (see `predict`) of the images in the file, in its order; no `split` column: all are test.
+
+    Logits are float64, NaN for a class that the file has no column for. Raises InputError for a file that is not
+    readable, for a value that is no probability or logit, for an image that comes twice or is not in the cohort,
+    and for a patient in both parts.
+    """
+    raw = _read(path)
+    image = _only(path, [name for name in _IMAGE if name in raw], "image or Image Index")
+    columns = _columns(path, raw)
+    _refuse(path, raw[raw[image].duplicated(keep=False)], image, "images come twice")
+    places = pd.Series(np.arange(len(cohort)), index=cohort["image"]).reindex(raw[image])
+    _refuse(path, raw[places.isna().to_numpy()], image, f"images are not among the cohort's {len(cohort):,}")
+    known = cohort.iloc[places.to_numpy(dtype=np.int64)][["image", "patient_id", *CLASSES]]
+    known = known.reset_index(drop=True)
+    scores = {f"logit_{name}": _logits(path, raw, columns.get(name), image) for name in CLASSES}
+    known.insert(2, "split", _split(path, raw, image))
+    both = known.groupby("patient_id")["split"].nunique()
+    if (both > 1).any():
+        raise InputError(
+            f"{path}: {(both > 1).sum():,} patients have images in val and in test: "
+            f"{first_ten(both.index[both > 1].tolist())}. Expected each in one of them."
+        )
+    return pd.concat([known, pd.DataFrame(scores)], axis=1)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"scores={path}: there is no such file.")
+    if path.name.endswith((".csv", ".csv.gz")):
+        return read_rows(path)
+    if path.suffix != ".parquet":
+        raise InputError(f"scores={path}: expected a file that ends in {', '.join(ENDINGS)}.")
+    try:
+        return pd.read_parquet(path).reset_index(drop=True)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise InputError(f"{path}: cannot be read as Parquet ({error}).") from error
+
+
+def _columns(path: Path, raw: pd.DataFrame) -> dict[str, str]:
+    """Class -> its column. A name behind prob_ or logit_ that is no class is taken for a typing error."""
+    found: dict[str, list[str]] = {}
+    strangers = []
+    for column in map(str, raw.columns):
+        kind = next((kind for kind in _KINDS if column.startswith(kind)), None)
+        if kind is None:
+            continue
+        name = column.removeprefix(kind)
+        name = SPELLINGS.get(name, name)
+        found.setdefault(name, []).append(column)
+        if name not in CLASSES:
+            strangers.append(column)
+    if strangers:
+        raise InputError(f"{path}: columns {strangers} name no class. Known are {', '.join(CLASSES)}.")
+    if not found:
+        expected = ", ".join(f"{kind}{CLASSES[0]}" for kind in _KINDS)
+        raise InputError(f"{path}: no column of scores, such as {expected}; it has {list(raw.columns)[:8]}.")
+    return {name: _only(path, columns, f"one column for {name}") for name, columns in found.items()}
+
+
+def _only(path: Path, names: list[str], expected: str) -> str:
+    if len(names) != 1:
+        raise InputError(f"{path}: expected {expected}, found {names or 'none'}.")
+    return names[0]
+
+
+def _logits(path: Path, raw: pd.DataFrame, column: str | None, image: str) -> np.ndarray:
+    if column is None:
+        return np.full(len(raw), np.nan)
+    values = pd.to_numeric(raw[column], errors="coerce").to_numpy(dtype=np.float64)
+    if column.startswith("prob_"):
+        _refuse(path, raw[~((values >= 0) & (values <= 1))], column, "values are no probability", by=image)
+        values = logit(np.clip(values, *_CERTAIN))
+    _refuse(path, raw[~np.isfinite(values)], column, "values are no finite number", by=image)
+    return values
+
+
+def _split(path: Path, raw: pd.DataFrame, image: str) -> np.ndarray:
+    if "split" not in raw:
+        return np.full(len(raw), "test", dtype=object)
+    _refuse(path, raw[~raw["split"].isin(SPLITS)], "split", f"values are none of {', '.join(SPLITS)}", by=image)
+    if not (raw["split"] == "test").any():
+        raise InputError(f"{path}: no row has split=test: there is nothing to evaluate.")
+    return raw["split"].to_numpy(dtype=object)
+
+
+def _refuse(path: Path, bad: pd.DataFrame, column: str, what: str, *, by: str = "") -> None:
+    """Raise one InputError that counts the bad rows and names the first of them."""
+    if len(bad):
+        found = [f"{row[by]}: {row[column]!r}" if by else f"{row[column]}" for _, row in bad.head(11).iterrows()]
+        raise InputError(f"{path}: {column}: {len(bad):,} {what}: {first_ten(found)}.")

@@ -1,0 +1,26 @@
+"""Scores tables with patients, drawn for tests."""
+
+import numpy as np
+import pandas as pd
+
+from cxr.findings import CLASSES
+
+
+def drawn_scores(
+    patients: int = 80, *, seed: int = 0, known: tuple[str, ...] = CLASSES, strength: float = 1.0
+) -> pd.DataFrame:
+    """Patients with 1 to 8 images that resemble one another in label and score; labels in all classes.
+
+    Classes that are not `known` to the model have no scores.
+    """
+    rng = np.random.default_rng(seed)
+    images = rng.choice([1, 2, 8], size=patients)
+    patient = np.repeat(np.arange(patients), images)
+    table = pd.DataFrame({"image": [f"{i:05d}.png" for i in range(len(patient))], "patient_id": patient})
+    table["split"] = np.where(patient % 3 == 0, "val", "test")
+    for name in CLASSES:
+        own = rng.normal(size=patients)[patient]
+        table[name] = (own + rng.normal(size=len(patient)) > 1.0).astype(int)
+        scores = strength * table[name] + 0.5 * own + rng.normal(size=len(patient))
+        table[f"logit_{name}"] = scores if name in known else np.nan
+    return table
