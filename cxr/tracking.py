@@ -172,7 +172,7 @@ def log_frame(frame: pd.DataFrame, name: str) -> None:
             frame.to_parquet(Path(folder, name), index=False)
             mlflow.log_artifact(str(Path(folder, name)))
         return
-    flat = frame.reset_index()
+    flat = frame.reset_index(drop=isinstance(frame.index, pd.RangeIndex))  # row numbers say nothing
     mlflow.log_text(flat.to_csv(index=False), f"{name}.csv")
     mlflow.log_table(flat.astype(object).where(flat.notna(), None), f"{name}.json")
 
@@ -250,6 +250,18 @@ def frame(run_id: str, path: str) -> pd.DataFrame:
         return pd.read_parquet(local)
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise InputError(f"run {run_id}: its artifact {path} is not a whole table ({error}).") from error
+
+
+def frame_if_any(run_id: str, path: str) -> pd.DataFrame | None:
+    """Fetch a Parquet table of a run that may have none of that name."""
+    there = {item.path for item in mlflow.MlflowClient().list_artifacts(run_id)}
+    return frame(run_id, path) if path in there else None
+
+
+def text_if_any(run_id: str, path: str) -> str | None:
+    """A text file of a run that may have none of that name."""
+    there = {item.path for item in mlflow.MlflowClient().list_artifacts(run_id)}
+    return artifact(run_id, path).read_text() if path in there else None
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from cxr.benchmarks.table import Row
     from cxr.data.store import Store
 
-PARTS = ("decode", "read", "memory", "train", "start")
+OF_IMAGES = ("decode", "read", "memory", "train", "start")
+PARTS = (*OF_IMAGES, "bootstrap", "coverage")  # the last two draw numbers, and need no images
 _FILES = 200  # as many as are decoded and scaled; the peers' pipeline reads them again and again
 
 
@@ -38,7 +40,7 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     "--data",
     default="phantom",
     help="Images to measure with: a folder in NIH's layout, or phantom, "
-    "whose small drawings say little of decoding.",
+    "whose small drawings say little of decoding. bootstrap and coverage need none.",
 )
 @click.option(
     "--store", default="", help="Folder for packed images and the drawn phantom. Empty: the user's cache folder."
@@ -60,12 +62,18 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     help="train: network; auto: resnet50 on a GPU, resnet18 on a CPU.",
 )
 @click.option("--batch_sizes", type=Sizes(), default="32,256", help="train: images a step, joined by commas.")
+@click.option(
+    "--repetitions",
+    type=click.IntRange(min=1),
+    default=2_000,
+    help="coverage: drawn test sets at each number of positive patients.",
+)
 @click.option("--device", type=Device(), default="auto", help="train, start: auto, cpu, cuda or cuda:N.")
 def main(
     data: str, store: str, parts: tuple[str, ...], image_size: int, rows: int, arch: str,
-    batch_sizes: tuple[int, ...], device: str,
+    batch_sizes: tuple[int, ...], repetitions: int, device: str,
 ) -> None:  # fmt: skip
-    """Measure decoding, reading, memory, training and its start, against what peers do."""
+    """Measure decoding, reading, memory, training, its start and the bootstrap, and how often intervals hold."""
     if not parts:
         raise click.UsageError(f"parts is empty: expected some of {', '.join(PARTS)}, joined by commas.")
     import mlflow
@@ -82,13 +90,14 @@ def main(
     stage = tracking.Stage(
         name="benchmark",
         config={"parts": ",".join(parts), "image_size": image_size, "rows": rows, "arch": arch,
-                "batch_sizes": sizes, "device": str(where)},
+                "batch_sizes": sizes, "repetitions": repetitions, "device": str(where)},
         data_digest="",
     )  # fmt: skip
     with tracking.run(stage, title=f"benchmark {', '.join(parts)}", adopt=True) as run_id:
         mlflow.set_tags(table.machine())
         measured: list[Row] = []
-        for row in _measure(data, store_folder(store), parts, image_size, rows, arch, batch_sizes, where):
+        images = _measure(data, store_folder(store), parts, image_size, rows, arch, batch_sizes, where)
+        for row in chain(images, _numbers(parts, repetitions)):
             measured.append(row)
             click.echo(f"{row.part}: {row.measure}: {_told(row)}")
         mlflow.log_metrics(table.metrics(row for row in measured if not math.isnan(row.value)))
@@ -114,6 +123,8 @@ def _measure(
 
     import numpy as np
 
+    if not set(OF_IMAGES) & set(parts):
+        return
     from cxr.benchmarks import decoding, memory, reading
     from cxr.data import nih, store
     from cxr.errors import InputError
@@ -141,6 +152,22 @@ def _measure(
         yield from _training(found, packed, size, arch, batch_sizes, where)
     if "start" in parts:
         yield from _start(root, where)
+
+
+def _numbers(parts: tuple[str, ...], repetitions: int) -> "Iterator[Row]":
+    import mlflow
+
+    from cxr import figures, tracking
+    from cxr.benchmarks import bootstrap, coverage
+
+    if "bootstrap" in parts:
+        yield from bootstrap.measure()
+    if "coverage" in parts:
+        table = coverage.simulate(repetitions)
+        tracking.log_frame(table.set_index("method"), "coverage")
+        subtitle = f"Drawn test sets of {coverage.PATIENTS:,} patients with as unequal numbers of images as NIH's."
+        mlflow.log_figure(figures.coverage(coverage.of_auroc(table), subtitle=subtitle), "coverage.png")
+        yield from coverage.rows(table)
 
 
 def _training(

@@ -1,5 +1,6 @@
-"""Evaluate stage: model and split -> scores of validation and test, AUROC per class on test."""
+"""Evaluate stage: a model's scores of validation and test, or scores from a file -> what they are worth."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -11,15 +12,30 @@ from entrypoints.options import Common
 if TYPE_CHECKING:
     import pandas as pd
 
+    from entrypoints.subject import Subject
     from entrypoints.upstream import Model, Split
+
+
+_SAME = "these are test images of the model's own set; `evaluate -P model=... -P data=...` measures it elsewhere"
 
 
 @click.command("evaluate", context_settings={"show_default": True})
 @options.common
 @options.model
+@click.option(
+    "--scores", default="", help="Instead of a model: a file of scores (.csv, .csv.gz, .parquet, or "
+    "runs:/RUN/scores.parquet) of images of data, with a column image, then prob_<class> or logit_<class>; a "
+    "column split with val and test supplies validation rows.",
+)  # fmt: skip
 @options.processes
-def main(common: Common, model: str, processes: int) -> None:
-    """Score the validation and test images, save the scores, report AUROC per class on test."""
+def main(common: Common, model: str, scores: str, processes: int) -> None:
+    """Score the validation and test images, save the scores; AUROC, intervals, calibration, subgroups on test."""
+    if scores:
+        _refuse_beside_scores(common, model, scores)
+        from entrypoints import scored
+
+        scored.run(common, scores)
+        return
     options.refuse_idle(common, "model", model if common.data == "auto" else "")
     run(common, model=model, processes=processes)
 
@@ -39,7 +55,7 @@ def run(
     from cxr import device, serving, tracking
     from cxr.evaluation.predict import scores_table
     from cxr.evaluation.shares import predict_shares
-    from entrypoints import seen, upstream
+    from entrypoints import measures, seen, upstream
 
     tracking.connect()
     where = device.choose(common.device)
@@ -79,47 +95,52 @@ def run(
         logits = predict_shares(network, packed, places, device=where, processes=processes)
         scores = scores_table(rows, logits)
         tracking.log_frame(scores, "scores.parquet")  # before anything is computed from it
-
-        scope = upstream.scope_line(source)
-        if not same_data:
-            scope += f" The model was trained on other data: {trained.tags['dataset']} ({trained.tags['scope']})."
-        line = _log_measures(scores[scores["split"] == "test"], source, trained, scope)
+        line = measures.log(_subject(scores, rows, source, trained, same_data=same_data, seed=common.seed))
     click.echo(f"evaluate: {line}; run {run_id}")
     return run_id
 
 
-def _log_measures(test: "pd.DataFrame", source: "Split", trained: "Model", scope: str) -> str:
-    """Log what is computed from the test rows of a scores table; the macro AUROC in a line."""
-    import mlflow
-    import numpy as np
-    import pandas as pd
-
-    from cxr import figures, published, tracking
-    from cxr.evaluation import metrics
-    from cxr.findings import CLASSES, FINDINGS, NO_FINDING
+def _subject(
+    scores: "pd.DataFrame", rows: "pd.DataFrame", source: "Split", trained: "Model", *, same_data: bool, seed: int
+) -> "Subject":
+    """The scores with the cohort's columns, and what else they can be held against."""
+    from cxr import published, tracking
+    from cxr.data.cohort import ABOUT
+    from cxr.findings import CLASSES
     from entrypoints import upstream
+    from entrypoints.subject import Subject
 
     # a class that the model has not learned has no number, whatever its output says
-    table = metrics.per_class(test.assign(**{name: np.nan for name in CLASSES if name not in trained.classes}))
-    if source.tags["scope"] == trained.tags["scope"] == "official":
-        table["paper"] = pd.Series(published.AHMED_2025_AUROC)
-    known, macro = metrics.labelled(table), metrics.macro(table, FINDINGS)
-    tested = upstream.log_rows(source.table, source.tags, source.folder, "test")
-    mlflow.log_metrics(metrics.flat(table, "test"), dataset=tested, model_id=trained.model_id)
-    tracking.log_frame(table, "table3_auroc")
-    classes = {"macro_14": macro.classes, "macro_15": metrics.macro(table, CLASSES).classes}
-    mlflow.log_dict({name: list(kept) for name, kept in classes.items()}, "macro_classes.json")
-    mlflow.set_tags({"scope_line": scope, "headline": f"{macro.line}. {scope}", "classes": "|".join(known.index)})
-    figure = figures.auroc(
-        # the drawn macro is that of the 14 findings
-        known.assign(in_macro=known["in_macro"] & (known.index != NO_FINDING))
-        .rename(columns={"positive_patients": "patients"})
-        .reset_index(),
-        macro=macro.value, macro_note=macro.brief, subtitle=scope,
-    )  # fmt: skip
-    mlflow.log_figure(figure, "auroc.png")
-    tracking.describe_run(f"{macro.line}. {scope}", metrics.readable(known))
-    return macro.line
+    scores = scores.assign(**{f"logit_{name}": float("nan") for name in CLASSES if name not in trained.classes})
+    scope = upstream.scope_line(source)
+    if not same_data:
+        scope += f" The model was trained on other data: {trained.tags['dataset']} ({trained.tags['scope']})."
+    own = source.table if same_data else tracking.frame(trained.tags["split_run"], "cohort.parquet")
+    return Subject(
+        scores=scores.join(rows[list(ABOUT)]),
+        scope=scope,
+        seed=seed,
+        paper=published.AHMED_2025_AUROC if source.tags["scope"] == trained.tags["scope"] == "official" else {},
+        fit_rows=own[own["split"] == "train"],
+        experts=tracking.frame_if_any(source.run_id, "expert_labels.parquet"),
+        home=None if same_data else upstream.table_at_home(trained),
+        no_home=_SAME
+        if same_data
+        else f"no evaluate run of {trained.uri} on its own test images to hold it against",
+        dataset=upstream.log_rows(source.table, source.tags, source.folder, "test"),
+        model_id=trained.model_id,
+    )
+
+
+def _refuse_beside_scores(common: Common, model: str, scores: str) -> None:
+    if model:
+        raise click.UsageError(f"model={model} beside scores={scores}: give one of them.")
+    if common.data == "auto":
+        raise click.UsageError(
+            f"scores={scores}: give data, the set that its images are of: labels, patients and the rest come from "
+            "its tables; no image is read."
+        )
+    options.refuse_idle(replace(common, images="all"), "scores", scores)
 
 
 if __name__ == "__main__":

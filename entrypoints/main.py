@@ -70,11 +70,16 @@ def _carry(runs: dict[str, str], model: str, scored: list[str]) -> str:
 
     evaluated = mlflow.get_run(runs["evaluate_run"])
     trained = mlflow.get_run(runs["train_run"])
-    mlflow.log_metrics(evaluated.data.metrics)
+    # subgroups stay with the evaluate run: hundreds more would bury what people compare
+    carried = {key: value for key, value in evaluated.data.metrics.items()
+               if "/subgroup/" not in key and "/contrast/" not in key}  # fmt: skip
+    mlflow.log_metrics(carried)
     kept = ("dataset", "edition", "scope", "split_digest", "data_digest", "images_digest", "val_macro_14")
     mlflow.set_tags(runs | {key: trained.data.tags[key] for key in kept} | trained.data.params | {"model": model})
     tracking.copy_artifacts(runs["split_run"], ["prevalence.png", "shift.png"])
-    tracking.copy_artifacts(runs["evaluate_run"], ["auroc.png", "table3_auroc.json"])
+    tracking.copy_artifacts(
+        runs["evaluate_run"], ["auroc.png", "reliability.png", "metadata_only.png", "table3_auroc.json"]
+    )
     tracking.copy_artifacts(runs["explain_run"], ["gradcam_top3.png", "gradcam_lowest3.png", "images"])
     mlflow.set_tag("mlflow.runName", trained.info.run_name.removeprefix("train "))
     headline = f"{model}: {evaluated.data.tags['headline']}"

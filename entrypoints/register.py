@@ -1,11 +1,18 @@
 """Register stage: the version that training created -> its aliases, by a decision that is written down."""
 
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from entrypoints import evaluate, options
 from entrypoints.door import enter
 from entrypoints.options import Common
 from entrypoints.train import REGISTER_AS
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 
 @click.command("register", context_settings={"show_default": True})
@@ -37,7 +44,6 @@ def run(common: Common, *, evaluate_run: str, register_as: str = REGISTER_AS, mo
     import mlflow
 
     from cxr import registry, tracking
-    from cxr.evaluation.compare import takes_over
     from entrypoints import upstream
 
     tracking.connect()
@@ -57,13 +63,14 @@ def run(common: Common, *, evaluate_run: str, register_as: str = REGISTER_AS, mo
         phantom = candidate.tags["dataset"] == "phantom"
         names = registry.PHANTOM_ALIASES if phantom else registry.ALIASES
         holder = registry.holder(register_as, names.champion)
-        promoted, reason = takes_over(registry.standing(candidate), registry.standing(holder) if holder else None)
+        promoted, reason = _decide(common, candidate, holder)
         registry.set_alias(register_as, names.candidate, version)
         if promoted:
             registry.set_alias(register_as, names.champion, version)
         decision = f"version {version} {'is' if promoted else 'does not become'} {names.champion}: {reason}"
         measured = evaluated.data.tags["headline"]
         registry.describe(register_as, version, f"{measured} At registration: {decision}.")
+        _store(candidate)
         mlflow.set_tags({"version": version, "registered_model": register_as, "decision": decision})
         kept = ("dataset", "edition", "scope", "split_digest")
         mlflow.set_tags({key: candidate.tags[key] for key in kept if key in candidate.tags})
@@ -71,6 +78,55 @@ def run(common: Common, *, evaluate_run: str, register_as: str = REGISTER_AS, mo
         tracking.describe_run(f"models:/{register_as}/{version}: {decision}. {measured}")
     click.echo(f"register: models:/{register_as}/{version}: {decision}; run {run_id}")
     return version
+
+
+def _decide(common: Common, candidate: "ModelVersion", holder: "ModelVersion | None") -> tuple[bool, str]:
+    """Whether the candidate becomes champion, and why; test differences are logged, and decide nothing."""
+    import mlflow
+
+    from cxr import registry, tracking
+    from cxr.evaluation import comparison, promotion
+
+    champion = registry.standing(holder) if holder else None
+    settled = promotion.without_scores(registry.standing(candidate), champion)
+    if settled or holder is None or champion is None:
+        assert settled
+        return settled
+    runs = [_at_home(version) or _evaluated_now(common, version) for version in (candidate, holder)]
+    scores = [tracking.frame(run_id, "scores.parquet") for run_id in runs]
+    names = (f"version {candidate.version}", f"champion version {holder.version}")
+    tables = {}
+    for part in ("val", "test"):
+        first, second = (table[table["split"] == part] for table in scores)
+        comparison.refuse_unpaired(first, second, names)
+        tables[part] = comparison.table(first, second, seed=common.seed)
+        mlflow.log_metrics(comparison.flat(tables[part].loc[["macro_14"]], f"promotion/{part}"))
+        tracking.log_frame(tables[part], f"promotion_{part}")
+    mlflow.set_tag("compared_with", runs[1])
+    return promotion.by_scores(champion, tables["val"].T["macro_14"])
+
+
+def _at_home(version: "ModelVersion") -> str | None:
+    """The newest evaluate run of a version on its own split, which has its validation scores."""
+    from entrypoints import upstream
+
+    return next(iter(upstream.evaluations(version.run_id or "", version.tags["split_digest"])), None)
+
+
+def _evaluated_now(common: Common, version: "ModelVersion") -> str:
+    own = replace(common.for_upstream(), data="auto", command="register")
+    return evaluate.run(own, model=f"models:/{version.name}/{version.version}")
+
+
+def _store(version: "ModelVersion") -> None:
+    """Put on a version, as tags, the thresholds and calibration maps that its validation scores gave."""
+    from cxr import registry, tracking
+    from entrypoints.measures import THRESHOLDS
+    from entrypoints.risks import RECALIBRATION
+
+    if run_id := _at_home(version):
+        found = {Path(name).stem: tracking.text_if_any(run_id, name) for name in (THRESHOLDS, RECALIBRATION)}
+        registry.set_tags(version, {name: text for name, text in found.items() if text})
 
 
 if __name__ == "__main__":

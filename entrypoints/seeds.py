@@ -44,14 +44,18 @@ def log(evaluate_runs: "Sequence[str]") -> str:
     """Log on the active run what its evaluate runs, one a seed, have in common; in a line."""
     import mlflow
 
-    from cxr import tracking
+    from cxr import figures, tracking
     from cxr.evaluation import seeds
 
     runs = [mlflow.get_run(run_id) for run_id in evaluate_runs]
-    table = seeds.across([run.data.metrics for run in runs])
+    measured = [run.data.metrics for run in runs]
+    table = seeds.across(measured)
     mlflow.log_metrics(seeds.flat(table))
     mlflow.set_tag("evaluate_runs", ",".join(evaluate_runs))
     tracking.log_frame(table, "seeds")
+    if len(table):
+        drawn = figures.seeds(table, values=seeds.each(measured), subtitle=runs[0].data.tags["scope_line"])
+        mlflow.log_figure(drawn, "seeds.png")
     headline = f"{seeds.line(table)}. {runs[0].data.tags['scope_line']}"
     tracking.describe_run(f"{headline} {_SEPARATE}", table.round(4))
     return headline

@@ -226,6 +226,34 @@ def scope_line(source: Split) -> str:
     }[scope]
 
 
+def evaluations(train_run: str, split_digest: str) -> list[str]:
+    """The finished evaluate runs of a train run's model on a split, newest first."""
+    runs = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"tags.stage = 'evaluate' and attributes.status = 'FINISHED' and "
+        f"tags.train_run = '{train_run}' and tags.split_digest = '{split_digest}'",
+        order_by=["attributes.start_time DESC"],
+        output_format="list",
+    )
+    return [run.info.run_id for run in runs if "reuses" not in run.data.tags]
+
+
+def table_at_home(trained: Model) -> pd.DataFrame | None:
+    """AUROC with its interval on the model's own test images, where an evaluate run of it has them.
+
+    Index: classes and macro averages. Columns: auroc, auroc_low, auroc_high.
+    """
+    found = evaluations(trained.train_run, trained.tags["split_digest"])
+    if not found:
+        return None
+    values = mlflow.get_run(found[0]).data.metrics
+    table = pd.DataFrame(
+        {name: {key.rsplit("/", 1)[1]: value for key, value in values.items() if key.startswith(f"test/{name}/")}
+         for name in ("auroc", "auroc_low", "auroc_high")}
+    )  # fmt: skip
+    return table if table["auroc"].notna().any() else None
+
+
 def log_rows(table: pd.DataFrame, tags: dict[str, str], folder: Path, part: str) -> Dataset:
     """Note on the active run which rows of which data it used; the dataset, for linking metrics to it."""
     rows = table[table["split"] == part].astype(dict.fromkeys(("follow_up", *CLASSES), float))

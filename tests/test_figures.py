@@ -1,6 +1,5 @@
 """Figures: what they say, in which order, and the arithmetic of the overlay."""
 
-import io
 from dataclasses import replace
 
 import numpy as np
@@ -8,29 +7,27 @@ import pandas as pd
 import pytest
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
-from cxr.figures import ClassMapRow, Tile, auroc, class_maps, example_images, overlay, panel, prevalence, shift
+from cxr.figures import (
+    ClassMapRow,
+    Tile,
+    class_maps,
+    example_images,
+    overlay,
+    panel,
+    prevalence,
+    prior_shift,
+    shift,
+)
 from cxr.findings import CLASSES, NO_FINDING
+from tests.figures_drawn import marks, misplaced, png, texts, title
 
 SIDE = 16
 GREY = np.add.outer(np.arange(SIDE), np.arange(SIDE)).astype(np.uint8) * 8
 ZERO = np.zeros((SIDE, SIDE))
 RAMP = np.tile(np.linspace(0.0, 2.0, SIDE), (SIDE, 1))
 NOTHING = np.full((SIDE, SIDE), np.nan)
-
-
-def texts(fig: Figure) -> list[str]:
-    png(fig)  # tick labels get their texts when the figure is drawn
-    return [t.get_text() for t in fig.findobj(Text) if t.get_visible() and t.get_text()]
-
-
-def png(fig: Figure) -> bytes:
-    stream = io.BytesIO()
-    fig.savefig(stream, format="png")
-    return stream.getvalue()
 
 
 def picture(ax: Axes) -> np.ndarray:
@@ -42,17 +39,6 @@ def counts_table(names: tuple[str, ...] = CLASSES) -> pd.DataFrame:
     table = pd.DataFrame({"train": 1000 * n, "val": 10 * n, "test": 700 + n}, index=list(names))
     table.attrs["images"] = {"train": 76543, "val": 9981, "test": 25596}
     return table
-
-
-def auroc_table() -> pd.DataFrame:
-    names = ["Hernia", "Nodule", "Pleural_Thickening", "Cardiomegaly", "Mass", NO_FINDING]
-    scores = [np.nan, 0.642, 0.35, 0.852, np.nan, 0.71]
-    positives, patients = [0, 1623, 1143, 1069, 0, 9861], [0, 500, 400, 301, 0, 2000]
-    return pd.DataFrame({"finding": names, "auroc": scores, "positives": positives, "patients": patients})
-
-
-def draw_auroc(table: pd.DataFrame, macro: float | None = 0.639) -> Figure:
-    return auroc(table, macro=macro, macro_note="mean of 4", subtitle="109 images")
 
 
 def map_row() -> ClassMapRow:
@@ -157,59 +143,6 @@ def test_prevalence_refuses_unknown_classes() -> None:
         prevalence(counts_table(("Broken rib",)), subtitle="s")
 
 
-# auroc
-
-
-def test_auroc_is_sorted_with_undefined_last_and_says_its_values() -> None:
-    fig = draw_auroc(auroc_table())
-    said = texts(fig)
-    rows = [t.get_text() for t in fig.axes[0].get_yticklabels()]
-    assert rows == ["Cardiomegaly", NO_FINDING, "Nodule", "Pleural Thickening", "Hernia", "Mass"]
-    assert {"0.852", "0.710", "0.642", "0.350", "1,069", "301", "chance", "109 images"} <= set(said)
-    assert said.count("undefined") == 2
-    assert "macro 0.639\nmean of 4" in said
-    assert "AUROC by finding: Cardiomegaly 0.852 to Pleural Thickening 0.350" in said
-    assert not any("paper" in s or "nan" in s for s in said)
-
-
-def test_bars_start_at_chance_and_reach_below_it() -> None:
-    ax = draw_auroc(auroc_table()).axes[0]
-    bars = [bar for group in ax.containers if isinstance(group, BarContainer) for bar in group]
-    assert {bar.get_x() for bar in bars} == {0.5}
-    widths = [bar.get_width() for bar in sorted(bars, key=lambda bar: bar.get_y())]
-    np.testing.assert_allclose(widths, [0.352, 0.21, 0.142, -0.15, 0, 0])
-    assert ax.get_xlim()[0] < 0.35
-    assert ax.yaxis_inverted()  # so the first row is on top
-
-
-def test_the_papers_points_are_there_only_with_its_column() -> None:
-    fig = draw_auroc(auroc_table().assign(paper=[0.786, 0.642, 0.709, 0.852, 0.706, np.nan]))
-    said = texts(fig)
-    assert {"paper (Ahmed 2025)", "this model", "paper", "0.706"} <= set(said)
-    points = next(line for line in fig.axes[0].get_lines() if line.get_label() == "paper (Ahmed 2025)")
-    np.testing.assert_array_equal(points.get_xdata(), [0.852, np.nan, 0.642, 0.709, 0.786, 0.706])
-
-
-def test_classes_outside_of_the_macro_average_are_told_apart() -> None:
-    table = auroc_table()
-    said = texts(draw_auroc(table.assign(in_macro=table["finding"] != NO_FINDING)))
-    assert "this model, not in the macro average" in said
-    assert "this model, not in the macro average" not in texts(draw_auroc(table.assign(in_macro=True)))
-
-
-def test_no_macro_and_nothing_defined() -> None:
-    said = texts(draw_auroc(auroc_table().assign(auroc=np.nan), macro=None))
-    assert "AUROC by finding: undefined for all" in said
-    assert not any(s.startswith("macro") for s in said)
-
-
-@pytest.mark.parametrize("score", [0.0, 0.35, 1.0])
-def test_a_single_class_and_extreme_values(score: float) -> None:
-    fig = draw_auroc(auroc_table().iloc[[3]].assign(auroc=score), macro=score)
-    assert f"AUROC by finding: Cardiomegaly {score:.3f}" in texts(fig)
-    assert fig.axes[0].get_xlim()[0] <= score
-
-
 # class maps, panel, example images
 
 
@@ -271,7 +204,7 @@ def test_sheets_refuse_nothing_and_uneven_lists() -> None:
 def test_figures_are_png_about_as_wide_as_the_page_that_shows_them() -> None:
     figures = [
         prevalence(counts_table(), subtitle="long " * 80),
-        draw_auroc(auroc_table()),
+        prior_shift(priors(), subtitle="s"),
         draw_maps(map_row()),
         panel([Tile(GREY, RAMP, "c", "n")], title="long title " * 20, subtitle="s"),
         example_images([GREY], ["c"], title="t", subtitle="s"),
@@ -318,3 +251,28 @@ def test_shift_tells_the_far_from_the_near_by_shape_as_well_as_colour() -> None:
 def test_shift_without_any_ratio_still_draws() -> None:
     empty = measures(Edema=np.nan)
     assert png(shift(empty, subtitle="x"))
+
+
+# ---------------------------------------------------------------- prior shift
+
+
+def priors() -> pd.DataFrame:
+    shares = {"Edema": [0.02, 0.08, 0.06], "Mass": [0.05, 0.1, 0.01], "Hernia": [0.0, 0.004, 0.003],
+              "Nodule": [np.nan] * 3}  # fmt: skip
+    columns = ["validation_prevalence", "test_prevalence", "em_prevalence"]
+    return pd.DataFrame.from_dict(shares, orient="index", columns=columns)
+
+
+def test_prior_shift_draws_percents_most_common_in_test_first_and_counts_where_the_estimate_is_nearer() -> None:
+    fig = prior_shift(priors(), subtitle="s")
+    assert title(fig) == "Test prevalence: the estimate without labels comes nearer than validation's for 1 of 2"
+    (ax,) = fig.axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["Mass", "Edema", "Hernia", "Nodule"]
+    np.testing.assert_allclose(marks(ax, "D"), [(10, 0), (8, 1), (0.4, 2)])
+    np.testing.assert_allclose(marks(ax, "o"), [(5, 0), (2, 1)])  # 0 % has no place on a logarithmic axis
+    assert {"8.00", "0.00", "not known"} <= set(texts(fig))
+    assert misplaced(fig) == []
+
+
+def test_prior_shift_without_anything_to_compare_says_so() -> None:
+    assert "nothing to compare" in title(prior_shift(priors().iloc[3:], subtitle="s"))

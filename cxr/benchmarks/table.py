@@ -16,7 +16,7 @@ import pandas as pd
 class Row:
     """One measured value; a ratio says in `against` what it was measured against, and may have a goal."""
 
-    part: str  # decode | read | memory | train | start
+    part: str  # decode | read | memory | train | start | bootstrap | coverage
     measure: str
     value: float
     unit: str
@@ -42,7 +42,15 @@ def machine() -> dict[str, str]:
     lines = info.read_text().splitlines() if info.is_file() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     known = {"processor": model or platform.processor() or platform.machine(), "cores": str(os.cpu_count())}
-    for package in ("pillow", "torchvision", "opencv-python-headless", "imagecodecs", "numpy", "torch"):
+    for package in (
+        "pillow",
+        "torchvision",
+        "opencv-python-headless",
+        "imagecodecs",
+        "scikit-learn",
+        "numpy",
+        "torch",
+    ):
         try:
             known[f"version.{package}"] = version(package)
         except PackageNotFoundError:

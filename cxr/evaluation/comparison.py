@@ -1,7 +1,9 @@
 """Two models on the same images: differences of AUROC, paired by patient.
 
-Intervals come from the patient bootstrap, both models in the same replicates; p from the paired clustered DeLong
-test, adjusted over the findings after Holm. A difference that is not significant is not shown to be none.
+Intervals come from the patient bootstrap, both models in the same replicates; p from the paired clustered
+DeLong test with the jackknife's variance and Student's t (`delong.t_compare`), adjusted over the findings after
+Holm. Plain clustered DeLong finds a difference where none is in 11 % of samples with 12 positive patients; it is
+p_normal. A difference that is not significant is not shown to be none.
 """
 
 import numpy as np
@@ -10,17 +12,26 @@ import pandas as pd
 from cxr.errors import InputError, first_ten
 from cxr.evaluation import delong, metrics
 from cxr.evaluation.bootstrap import REPLICATES
-from cxr.evaluation.ranked import Estimates, columns, estimates, mean, numbered, ranking
+from cxr.evaluation.ranked import (
+    FEW,
+    Estimates,
+    columns,
+    effective_patients,
+    estimates,
+    mean,
+    numbered,
+    ranking,
+)
 from cxr.evaluation.thresholds import measured
 from cxr.findings import CLASSES, FINDINGS
 
 READING = (
-    "Intervals: patient bootstrap, 95 %; p: paired clustered DeLong; p_holm: over the 14 findings. A difference "
-    "that is not significant is not shown to be none."
+    "Intervals: patient bootstrap, 95 %; p: paired clustered DeLong with Student's t; p_holm: over 14 findings. "
+    "A difference that is not significant is not shown to be none."
 )
 COLUMNS = (
-    "first", "second", "difference", "difference_low", "difference_high", "p", "p_holm", "images", "positives",
-    "positive_patients", "few", "note",
+    "first", "second", "difference", "difference_low", "difference_high", "p", "p_holm", "p_normal", "images",
+    "positives", "positive_patients", "few", "note",
 )  # fmt: skip
 MACROS = {"macro_14": FINDINGS, "macro_15": CLASSES}
 
@@ -50,9 +61,9 @@ def table(first: pd.DataFrame, second: pd.DataFrame, *, seed: int, count: int = 
     """A row a class, then macro_14 and macro_15, of two scores tables of the same images (see `refuse_unpaired`).
 
     Columns: first and second (AUROC), difference (first - second) with _low and _high, p, p_holm (over the 14
-    findings; the others have none), images, positives, positive_patients, few (under 30 effective positive
-    patients), note. NaN where a class is undefined or unknown to one of the two; the macro averages are over the
-    classes that both know and enough patients carry (`metrics`), named in note.
+    findings; the others have none), p_normal, images, positives, positive_patients, few (under 30 effective
+    positive patients), note. NaN where a class is undefined or unknown to one of the two; the macro averages are
+    over the classes that both know and enough patients carry (`metrics`), named in note.
     """
     second = second.set_index("image").loc[first["image"]].reset_index()
     (first, patients), (second, _) = numbered(first.reset_index(drop=True)), numbered(second)
@@ -71,8 +82,8 @@ def table(first: pd.DataFrame, second: pd.DataFrame, *, seed: int, count: int = 
         side: {name: delong.components(*columns(classes[name]), patients) for name in defined}
         for side, classes in known.items()
     }
-    rows = {str(name): _about(row) for name, row in points.iterrows()}
-    rows |= {name: {"note": metrics.macro(points, of).note} for name, of in MACROS.items()}
+    rows = {str(name): _about(row, known["first"][str(name)]) for name, row in points.iterrows()}
+    rows |= {name: {"note": metrics.macro(points, of).note, "few": False} for name, of in MACROS.items()}
     means = {name: list(metrics.macro(points, of).classes) for name, of in MACROS.items()}
     for name, classes in ({name: [name] for name in defined} | means).items():
         if classes:
@@ -80,7 +91,7 @@ def table(first: pd.DataFrame, second: pd.DataFrame, *, seed: int, count: int = 
     compared = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS)).rename_axis("finding")
     findings = list(FINDINGS)
     compared.loc[findings, "p_holm"] = delong.holm(compared.loc[findings, "p"].to_numpy(dtype=float))
-    return compared
+    return compared.astype({"few": bool})
 
 
 def _compared(
@@ -88,9 +99,14 @@ def _compared(
 ) -> dict[str, float]:
     """One class, or the mean of several: both values, their difference with its interval, p."""
     first, second = (mean([f"{side}/{name}" for name in classes]) for side in ("first", "second"))
-    tested = delong.compare(*(delong.mean([parts[side][name] for name in classes]) for side in parts))
+    pair = [delong.mean([parts[side][name] for name in classes]) for side in ("first", "second")]
     difference = values.difference(first, second).named("difference", "difference_low", "difference_high")
-    return {"first": values.of(first).value, "second": values.of(second).value, "p": tested.p} | difference
+    return {
+        "first": values.of(first).value,
+        "second": values.of(second).value,
+        "p": delong.t_compare(*pair).p,
+        "p_normal": delong.compare(*pair).p,
+    } | difference
 
 
 def flat(table: pd.DataFrame, prefix: str) -> dict[str, float]:
@@ -119,6 +135,7 @@ def line(table: pd.DataFrame, macro: str, names: tuple[str, str]) -> str:
     )
 
 
-def _about(point: pd.Series) -> dict[str, object]:
+def _about(point: pd.Series, known: pd.DataFrame) -> dict[str, object]:
     return {"images": point["positives"] + point["negatives"], "positives": point["positives"],
-            "positive_patients": point["positive_patients"], "note": point["note"]}  # fmt: skip
+            "positive_patients": point["positive_patients"], "few": effective_patients(known) < FEW,
+            "note": point["note"]}  # fmt: skip

@@ -1,8 +1,9 @@
 """AUROC and average precision with intervals that respect patients.
 
-The headline interval is the patient bootstrap (`bootstrap`). Beside it stand clustered DeLong (`delong`), which is
-analytic, and AUROC on one image of each patient, where no image depends on another: of another population, since
-patients with many images count no more than others.
+The headline interval is the patient bootstrap (`bootstrap`). Beside it stand clustered DeLong, which is analytic,
+the patient jackknife with Student's t, which keeps its 95 % with few patients, too (both `delong`), and AUROC on
+one image of each patient, where no image depends on another: of another population, since patients with many
+images count no more than others.
 """
 
 import numpy as np
@@ -10,13 +11,12 @@ import pandas as pd
 
 from cxr.evaluation import delong, metrics
 from cxr.evaluation.bootstrap import REPLICATES
-from cxr.evaluation.ranked import columns, estimates, mean, numbered, ranking
+from cxr.evaluation.ranked import FEW, columns, effective_patients, estimates, mean, numbered, ranking
 from cxr.evaluation.thresholds import measured
 from cxr.findings import CLASSES, FINDINGS
 
 MACROS = {"macro_14": FINDINGS, "macro_15": CLASSES}
-FEW = 30  # effective positive patients; below it no method's interval keeps its 95 % (benchmark, part coverage)
-_BOUNDED = ("auroc", "auroc_delong", "average_precision", "auroc_one_image")
+_BOUNDED = ("auroc", "auroc_delong", "auroc_t", "average_precision", "auroc_one_image")
 COLUMNS = (
     *(f"{name}{end}" for name in _BOUNDED for end in ("", "_low", "_high")),
     "dropped", "effective_patients", "few",
@@ -26,11 +26,12 @@ COLUMNS = (
 def table(test: pd.DataFrame, *, seed: int, count: int = REPLICATES) -> pd.DataFrame:
     """A row a class, then macro_14 and macro_15, of the test rows of a scores table.
 
-    Columns: auroc and average_precision with _low and _high (95 %, patient bootstrap), auroc_delong (the same
-    value, clustered DeLong on the logit scale), auroc_one_image (one image a patient, drawn by `seed`; DeLong),
-    dropped (share of replicates without a positive or a negative), effective_patients ((sum m)^2 / sum m^2 over
-    the positive images m of each patient), few (fewer than 30 of them). A macro average is over the fixed classes
-    of `metrics.macro`, all in the same replicate; it is few where one of them is.
+    Columns: auroc and average_precision with _low and _high (95 %, patient bootstrap); with the same ends
+    auroc_delong (the same value, clustered DeLong on the logit scale), auroc_t (the same, patient jackknife with
+    Student's t) and auroc_one_image (one image a patient, drawn by `seed`; DeLong); dropped (share of replicates
+    without a positive or a negative), effective_patients ((sum m)^2 / sum m^2 over the positive images m of each
+    patient), few (fewer than 30 of them). A macro average is over the fixed classes of `metrics.macro`, all in
+    the same replicate; it is few where one of them is.
     """
     points = metrics.per_class(test)
     test, patients = numbered(test.reset_index(drop=True))
@@ -55,10 +56,12 @@ def table(test: pd.DataFrame, *, seed: int, count: int = REPLICATES) -> pd.DataF
             found = values.of(mean([f"{measure}/{one}" for one in classes]))
             rows[name] |= found.named(measure, f"{measure}_low", f"{measure}_high")
         rows[name]["dropped"] = values.dropped(mean([f"auroc/{one}" for one in classes]))
-        for measure, of in (("auroc_delong", parts), ("auroc_one_image", alone)):
-            rows[name] |= _analytic(measure, delong.mean([of[one] for one in classes]))
+        whole, single_images = (delong.mean([of[one] for one in classes]) for of in (parts, alone))
+        rows[name] |= _bounded("auroc_t", whole.auroc, delong.t_interval(whole))
+        for measure, of in (("auroc_delong", whole), ("auroc_one_image", single_images)):
+            rows[name] |= _bounded(measure, of.auroc, delong.logit_interval(of.auroc, delong.variance(of)))
     for name in defined:
-        effective = _effective(known[name])
+        effective = effective_patients(known[name])
         rows[name] |= {"effective_patients": effective, "few": effective < FEW}
     for name, classes in averaged.items():
         rows[name]["few"] = any(rows[one]["few"] for one in classes) or not classes
@@ -78,7 +81,9 @@ def flat(table: pd.DataFrame, prefix: str) -> dict[str, float]:
 
     The values of AUROC and average precision themselves are `metrics.flat`'s.
     """
-    shown = [name for name in COLUMNS if name not in ("few", "auroc", "auroc_delong", "average_precision")]
+    shown = [
+        name for name in COLUMNS if name not in ("few", "auroc", "auroc_delong", "auroc_t", "average_precision")
+    ]
     return {
         f"{prefix}/{name}/{finding}": float(value)
         for name in shown
@@ -86,10 +91,5 @@ def flat(table: pd.DataFrame, prefix: str) -> dict[str, float]:
     }
 
 
-def _analytic(measure: str, components: delong.Components) -> dict[str, object]:
-    low, high = delong.logit_interval(components.auroc, delong.variance(components))
-    return {measure: components.auroc, f"{measure}_low": low, f"{measure}_high": high}
-
-
-def _effective(known: pd.DataFrame) -> float:
-    return delong.effective_patients(known.loc[known["label"] == 1, "patient_id"].value_counts().to_numpy())
+def _bounded(measure: str, value: float, ends: tuple[float, float]) -> dict[str, object]:
+    return {measure: value, f"{measure}_low": ends[0], f"{measure}_high": ends[1]}

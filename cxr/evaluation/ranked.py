@@ -12,10 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from cxr.evaluation import delong
 from cxr.evaluation.bootstrap import REPLICATES, Ranking, Statistic, interval, rank, replicates
 from cxr.evaluation.metrics import MIN_PATIENTS
 
 MACRO = "macro_14"
+FEW = 30  # effective positive patients; with fewer, bootstrap and DeLong do not keep 95 % (benchmark, coverage)
 
 # A sum of statistics, as their factors: {"a": 1/2, "b": 1/2} is a mean.
 Sum = Mapping[str, float]
@@ -108,6 +110,11 @@ def sizes(known: pd.DataFrame) -> dict[str, int]:
         "positive_patients": len(np.unique(patients[positive])),
         "negative_patients": len(np.unique(patients[~positive])),
     }
+
+
+def effective_patients(known: pd.DataFrame) -> float:
+    """The effective number of a class's positive patients, see `delong.effective_patients`."""
+    return delong.effective_patients(known.loc[known["label"] == 1, "patient_id"].value_counts().to_numpy())
 
 
 def too_few(known: pd.DataFrame) -> str:

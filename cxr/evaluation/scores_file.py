@@ -24,11 +24,11 @@ _CERTAIN = (np.finfo(np.float64).tiny, 1.0 - np.finfo(np.float64).epsneg)
 
 
 def read(path: Path, cohort: pd.DataFrame) -> pd.DataFrame:
-    """The scores table (see `predict`) of the images in the file, in its order; no `split` column: all are test.
+    """The scores table (see `predict`) of the images in the file, in its order; no `split` column: all test.
 
-    Logits are float64, NaN for a class that the file has no column for. Raises InputError for a file that is not
-    readable, for a value that is no probability or logit, for an image that comes twice or is not in the cohort,
-    and for a patient in both parts.
+    Logits are float64, NaN for a class that the file has no column for, or an empty one. Raises InputError for a
+    file that is not readable, for a value that is no probability or logit, for an image that comes twice or is not
+    in the cohort, and for a patient in both parts.
     """
     raw = _read(path)
     image = _only(path, [name for name in _IMAGE if name in raw], "image or Image Index")
@@ -90,7 +90,9 @@ def _only(path: Path, names: list[str], expected: str) -> str:
 
 
 def _logits(path: Path, raw: pd.DataFrame, column: str | None, image: str) -> np.ndarray:
-    if column is None:
+    if (
+        column is None or raw[column].replace("", np.nan).isna().all()
+    ):  # ours has a column for unknown classes, too
         return np.full(len(raw), np.nan)
     values = pd.to_numeric(raw[column], errors="coerce").to_numpy(dtype=np.float64)
     if column.startswith("prob_"):

@@ -1,4 +1,4 @@
-"""Figures of tables: how common findings are, how test differs from training, AUROC."""
+"""Figures of how common findings are: in each split, in test against training, as estimated from scores."""
 
 import numpy as np
 import pandas as pd
@@ -8,16 +8,17 @@ from cxr.figures.frame import (
     BLUE,
     DARK,
     MUTED,
-    PALE,
     SMALL,
     TEXT,
     VERMILION,
     Style,
     column,
     figure,
+    legend,
+    mute,
     note,
     rows_axes,
-    wrap,
+    rows_height,
 )
 from cxr.findings import CLASSES
 
@@ -113,50 +114,54 @@ def _shift_title(ratios: pd.Series) -> str:
     )
 
 
-def auroc(table: pd.DataFrame, *, macro: float | None, macro_note: str, subtitle: str) -> Figure:
-    """The paper's Figure 1: AUROC of every class, highest first, as bars from chance (0.5).
+def prior_shift(table: pd.DataFrame, *, subtitle: str) -> Figure:
+    """How common findings are in validation and test, and as estimated from the test scores alone (EM).
 
-    `table` columns: `finding`, `auroc` (NaN = undefined: listed last, greyed), `positives` (images),
-    `patients` (positive patients), and optionally `paper` (the paper's AUROC, NaN where it has none) and
-    `in_macro` (bool; a class outside of the macro average has a paler bar). `macro` is drawn as a line
-    labelled with `macro_note`, such as "mean of 14 findings"; None draws no line.
+    `table`: index finding, columns `validation_prevalence`, `test_prevalence`, `em_prevalence` (0 to 1, NaN =
+    unknown). Most common in test first; the axis is logarithmic, so a prevalence of 0 stands in the columns only.
     """
-    assert set() < set(table["finding"]) <= set(CLASSES), f"not our classes: {list(table['finding'])}"
-    table = table.sort_values("auroc", ascending=False, kind="stable", na_position="last")
-    n, has_paper = len(table), "paper" in table
-    names, scores = [f.replace("_", " ") for f in table["finding"]], table["auroc"].to_numpy(dtype=float)
-    paper = table["paper"].to_numpy(dtype=float) if has_paper else np.full(n, np.nan)
-    averaged = table["in_macro"].to_numpy(dtype=bool) if "in_macro" in table else np.full(n, True)
-    known = [f"{f} {s:.3f}" for f, s in zip(names, scores, strict=True) if not np.isnan(s)]
-    span = " to ".join(known[:1] + known[1:][-1:]) or "undefined for all"
-    excess, others = np.nan_to_num(scores - 0.5), "this model, not in the macro average"
-    fig = figure(f"AUROC by finding: {span}", subtitle, 1.75 + 0.34 * n)
+    shares = 100 * table[["validation_prevalence", "test_prevalence", "em_prevalence"]].astype(float)
+    shares = shares.set_axis(["validation", "test", "estimated"], axis=1)
+    shares = shares.sort_values("test", ascending=False, kind="stable", na_position="last")
+    n, names = len(shares), [str(name) for name in shares.index]
+    fig = figure(_prior_title(shares), subtitle, 1.5 + rows_height(names))
     ax = rows_axes(fig, names)
-    for label, color, rows in (("this model", BLUE, averaged), (others, PALE, ~averaged)):
-        if rows.any():
-            ax.barh(np.flatnonzero(rows), excess[rows], 0.62, left=0.5, color=color, label=label)
-    for row in range(len(known), n):
-        ax.text(0.508, row, "undefined", color=MUTED, style="italic", va="center", fontsize=TEXT)
-        ax.get_yticklabels()[row].set_color(MUTED)
-    lowest = np.nanmin([0.45, 0.5 if macro is None else macro, *scores, *paper])
-    ax.set_xlim(max(0.0, np.floor(10 * lowest - 0.2) / 10), 1.0)
-    ax.set_xlabel("AUROC (1 = every image with the finding scores above every image without)", fontsize=TEXT)
-    ax.axvline(0.5, color="black", linewidth=1.2)
-    note(ax, "chance", (0.5, 1), (0, 3), xycoords=ax.get_xaxis_transform(), ha="center")
-    if macro is not None:
-        ax.axvline(macro, color=VERMILION, linewidth=1.6, linestyle=(0, (5, 3)))
-        style: Style = {"xycoords": ax.get_xaxis_transform(), "color": VERMILION, "weight": "bold"}
-        style["ha"] = "left" if macro < 0.6 else "right" if macro > 0.85 else "center"  # where there is room
-        note(ax, f"macro {macro:.3f}\n{wrap(macro_note, 4.4, 11)}", (macro, 1), (0, 19), **style)
-    if has_paper:
-        style = {"color": "white", "markeredgecolor": "black", "markersize": 7}
-        ax.plot(paper, range(n), "D", label="paper (Ahmed 2025)", **style)
-        column(ax, 96, "paper", paper, ".3f", color=DARK)
-    if has_paper or not averaged.all():
-        fig.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=SMALL)
-    last = 218 if has_paper else 170  # points to the right edge of the last column
-    column(ax, 48, "AUROC", scores, ".3f", color=DARK, weight="bold")
-    column(ax, last - 60, "images", table["positives"], ",", color=DARK)
-    column(ax, last, "patients", table["patients"], ",", color=DARK)
-    note(ax, "with the finding", (1, 1), (last, 20), ha="right", color=DARK, weight="bold")
+    drawn = shares.where(shares > 0)
+    for row, (start, end) in enumerate(zip(drawn["validation"], drawn["test"], strict=True)):
+        if np.isfinite(start) and np.isfinite(end):
+            arrow: Style = {"arrowstyle": "-|>", "color": MUTED, "linewidth": 1.3, "shrinkA": 3, "shrinkB": 3}
+            ax.annotate("", (end, row), (start, row), arrowprops=arrow)
+    looks = {
+        "validation": ("o", BLUE, BLUE, "validation"),
+        "test": ("D", VERMILION, VERMILION, "test, by its labels"),
+        "estimated": ("s", "none", "black", "test, estimated from the scores without labels (EM)"),
+    }
+    for name, (marker, face, edge, label) in looks.items():
+        style: Style = {"markerfacecolor": face, "markeredgecolor": edge, "clip_on": False}
+        size = 11 if name == "estimated" else 7
+        ax.plot(drawn[name], range(n), marker, label=label, markersize=size, markeredgewidth=1.4, **style)
+    known = drawn.to_numpy()[drawn.notna().to_numpy()]
+    low, high = (known.min() / 1.4, min(100.0, known.max() * 1.4)) if len(known) else (0.1, 100.0)
+    ax.set_xscale("log")
+    ax.set_xlim(low, high)
+    steps = (0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if high < 2000 * low else (0.001, 0.01, 0.1, 1, 10, 100)
+    ticks = [t for t in steps if low <= t <= high]
+    ax.set_xticks(ticks, [f"{t:g} %" for t in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel("images with the finding, % of those labelled (log scale)", fontsize=TEXT)
+    for blank in np.flatnonzero(shares.isna().all(axis=1)):
+        mute(ax, int(blank), "not known")
+    legend(fig)
+    for right, name in ((68, "validation"), (118, "test"), (190, "estimated")):
+        column(ax, right, name, shares[name], ".2f", color=DARK)
+    note(ax, "% of images", (1, 1), (190, 20), ha="right", color=DARK, weight="bold")
     return fig
+
+
+def _prior_title(shares: pd.DataFrame) -> str:
+    logs = shares.where(shares > 0).map(np.log).dropna()
+    if logs.empty:
+        return "How common findings are in validation and test: nothing to compare"
+    nearer = (logs["estimated"] - logs["test"]).abs() < (logs["validation"] - logs["test"]).abs()
+    share = f"{nearer.sum()} of {len(logs)}"
+    return f"Test prevalence: the estimate without labels comes nearer than validation's for {share}"

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
 
-from cxr.benchmarks import start, training
+from cxr.benchmarks import bootstrap, coverage, start, training
 from cxr.benchmarks.table import Row
 from entrypoints import train
 
@@ -74,12 +75,31 @@ def test_the_start_is_that_of_train_on_the_phantom_and_in_this_store(
     assert "start: train, help: 0.5 s (goal: at most 2)" in done.out
 
 
+def test_what_draws_numbers_needs_no_images(
+    tracking_store: str, call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "measure", partial(bootstrap.measure, scale=0.05, replicates=20))
+    monkeypatch.setattr(coverage, "simulate", partial(coverage.simulate, replicates=20))
+    done = call("benchmark", data=tmp_path / "absent", parts="bootstrap,coverage", repetitions=4)
+    assert done.code == 0, done.err
+    (run,) = mlflow.search_runs(filter_string="tags.stage = 'benchmark'", output_format="list")
+    assert run.data.params["config.repetitions"] == "4"
+    assert run.data.metrics["benchmark/bootstrap/ours_over_scikit_learn_s_loop"] > 1
+    assert "benchmark/coverage/patient_bootstrap_12_positive_patients" in run.data.metrics
+    artifacts = {one.path for one in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    assert {"benchmark.csv", "coverage.csv", "coverage.png"} <= artifacts
+    table = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="coverage.csv"))
+    assert set(table["repetitions"]) == {4}
+    assert table.columns[0] == "method"
+
+
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
         ({"parts": "decode,speed"}, "expected some of decode, read, memory"),
         ({"parts": ""}, "expected some of decode, read, memory"),
         ({"rows": 10}, "10 is not in the range"),
+        ({"repetitions": 0}, "0 is not in the range"),
         ({"batch_sizes": "32,1"}, "1 is not in the range"),
         ({"batch_sizes": "32,many"}, "'many' is not a valid integer"),
         ({"batch_sizes": ""}, "'' is not a valid integer"),

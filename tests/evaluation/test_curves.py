@@ -12,7 +12,9 @@ from cxr.evaluation.curves import curves, operating_point
 def rows(seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     label = (rng.random(100) < 0.3).astype(int)
-    return pd.DataFrame({"label": label, "logit": (rng.normal(size=100) + label).round(1), "patient_id": range(100)})
+    return pd.DataFrame(
+        {"label": label, "logit": (rng.normal(size=100) + label).round(1), "patient_id": range(100)}
+    )
 
 
 def test_the_area_under_the_roc_curve_is_auroc() -> None:

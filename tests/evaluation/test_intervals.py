@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cxr.evaluation import delong, intervals, metrics
+from cxr.evaluation import delong, intervals, metrics, ranked
 from cxr.findings import CLASSES, FINDINGS
 from tests.evaluation.drawn import drawn_scores
 
@@ -42,7 +42,7 @@ def test_effective_patients_count_unequal_ones_less_and_flag_few() -> None:
     expected = positive.sum() ** 2 / (positive**2).sum()
     assert table.loc["Edema", "effective_patients"] == pytest.approx(expected)
     assert expected < len(positive)
-    assert table.loc["Edema", "few"] == (expected < intervals.FEW)
+    assert table.loc["Edema", "few"] == (expected < ranked.FEW)
     assert bool(table.loc["macro_14", "few"]) == table.loc[list(FINDINGS), "few"].any()
 
 
@@ -93,5 +93,7 @@ def test_metrics_are_named_by_measure_and_finding() -> None:
     named = intervals.flat(table, "test")
     assert named["test/auroc_low/Edema"] == table.loc["Edema", "auroc_low"]
     assert named["test/auroc_high/macro_14"] == table.loc["macro_14", "auroc_high"]
-    assert {"test/auroc_delong_low/Mass", "test/auroc_one_image/Mass", "test/effective_patients/Mass"} <= set(named)
+    assert {"test/auroc_delong_low/Mass", "test/auroc_one_image/Mass", "test/effective_patients/Mass"} <= set(
+        named
+    )
     assert not {"test/auroc/Edema", "test/average_precision/Edema"} & set(named)  # metrics.flat's

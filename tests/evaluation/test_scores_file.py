@@ -72,6 +72,15 @@ def test_certain_probabilities_are_finite_and_keep_their_place(
     assert logits.iloc[-1] == logits.iloc[-2]
 
 
+def test_an_empty_column_is_a_class_that_was_not_scored(
+    table: pd.DataFrame, cohort: pd.DataFrame, write: Write
+) -> None:
+    for name in ("s.csv", "s.parquet"):
+        scores = scores_file.read(write(table.assign(prob_Edema=np.nan), name), cohort)
+        assert scores["logit_Edema"].isna().all()
+        assert scores["logit_Hernia"].notna().all()
+
+
 def test_a_split_column_supplies_validation_rows(cohort: pd.DataFrame, write: Write) -> None:
     part = np.where(cohort["patient_id"] % 2 == 0, "val", "test")
     frame = pd.DataFrame({"image": cohort["image"], "split": part, "logit_Edema": 0.0})
