@@ -56,14 +56,13 @@ def _elsewhere(subject: Subject, test: pd.DataFrame) -> str:
     if subject.home is None:
         return subject.no_home
     here = intervals.table(test, seed=subject.seed)
-    both = here.join(subject.home, rsuffix="_home")
-    both = both.loc[[name for name in CLASSES if both.loc[name, ["auroc", "auroc_home"]].notna().all()]]
+    both = here.join(subject.home.rename(columns=lambda name: name.replace("auroc", "home")))
+    both = both.loc[[name for name in CLASSES if both.loc[name, ["auroc", "home"]].notna().all()]]
     if both.empty:
         return "no finding can be measured both here and there"
-    both = _renamed(both.rename(columns={f"auroc{end}_home": f"home{end}" for end in _ENDS}),
-                    first="auroc", second="home")  # fmt: skip
-    tracking.log_frame(both.set_axis([f"{where}{end}" for where in ("here", "home") for end in _ENDS], axis=1),
-                       "out_of_distribution")  # fmt: skip
+    shown = both[[f"{where}{end}" for where in ("auroc", "home") for end in _ENDS]]
+    tracking.log_frame(shown.rename(columns=lambda name: name.replace("auroc", "here")), "out_of_distribution")
+    both = _renamed(shown, first="auroc", second="home")
     subject.log({f"test/home_auroc/{name}": float(value) for name, value in both["second"].items()})
     title = "The same model here and at home: pictures, patients and labels differ"
     _beside(subject, both, ("here", "on its own test images"), title, "out_of_distribution.png")

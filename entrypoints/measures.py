@@ -8,7 +8,7 @@ import pandas as pd
 
 from cxr import figures, tracking
 from cxr.evaluation import curves, intervals, metrics, operating, subgroups, thresholds
-from cxr.findings import NO_FINDING
+from cxr.findings import CLASSES, NO_FINDING
 from entrypoints import controls, risks
 from entrypoints.subject import Subject
 
@@ -31,6 +31,8 @@ def log(subject: Subject) -> str:
     chosen = thresholds.table(val) if len(val) else None
     if chosen is None:
         missing["thresholds, recalibration, prior shift"] = "there are no validation rows to fit them on"
+    if unscored := [name for name in CLASSES if test[name].notna().any() and test[f"logit_{name}"].isna().all()]:
+        missing["classes without scores"] = f"{', '.join(unscored)}: unknown to the model, or not in the file"
     table, headline = _ranking(subject, test)
     _curves(subject, test, table, chosen)
     if chosen is not None:

@@ -11,6 +11,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
+from cxr.evaluation.ranked import few
 from cxr.evaluation.recalibration import logistic, overlap, platt, probability
 from cxr.evaluation.thresholds import measured
 from cxr.findings import CLASSES
@@ -19,7 +20,7 @@ BINS = 15
 COLUMNS = (
     "brier", "reliability", "resolution", "uncertainty", "within_bins", "ece",
     "intercept", "intercept_low", "intercept_high", "slope", "slope_low", "slope_high",
-    "mean_probability", "prevalence", "images", "positives", "positive_patients", "note",
+    "mean_probability", "prevalence", "images", "positives", "positive_patients", "few", "note",
 )  # fmt: skip
 _NORMAL = NormalDist().inv_cdf(0.975)
 
@@ -103,8 +104,8 @@ def table(scores: pd.DataFrame) -> pd.DataFrame:
 
     Columns: brier, reliability, resolution, uncertainty, within_bins (see `decomposition`), ece, intercept and
     slope, each with _low and _high (95 %, normal, see `robust_error`), mean_probability, prevalence, images,
-    positives, positive_patients, note (why something is NaN). Intervals of classes with few positive patients
-    are too narrow: read positive_patients beside them.
+    positives, positive_patients, few (under 30 effective ones: intervals are too narrow), note (why something is
+    NaN).
     """
     rows = [_one_class(measured(scores, name)) for name in CLASSES]
     return pd.DataFrame(rows, index=pd.Index(CLASSES, name="finding"), columns=list(COLUMNS))
@@ -155,6 +156,7 @@ def _one_class(known: pd.DataFrame) -> dict[str, float | str]:
         "images": len(known),
         "positives": int(labels.sum()),
         "positive_patients": known.loc[known["label"] == 1, "patient_id"].nunique(),
+        "few": few(known),
         "note": "",
     }
     if known.empty:

@@ -13,11 +13,10 @@ from cxr.errors import InputError, first_ten
 from cxr.evaluation import delong, metrics
 from cxr.evaluation.bootstrap import REPLICATES
 from cxr.evaluation.ranked import (
-    FEW,
     Estimates,
     columns,
-    effective_patients,
     estimates,
+    few,
     mean,
     numbered,
     ranking,
@@ -137,5 +136,5 @@ def line(table: pd.DataFrame, macro: str, names: tuple[str, str]) -> str:
 
 def _about(point: pd.Series, known: pd.DataFrame) -> dict[str, object]:
     return {"images": point["positives"] + point["negatives"], "positives": point["positives"],
-            "positive_patients": point["positive_patients"], "few": effective_patients(known) < FEW,
+            "positive_patients": point["positive_patients"], "few": few(known),
             "note": point["note"]}  # fmt: skip

@@ -27,5 +27,5 @@ def curves(known: pd.DataFrame) -> Curves:
 
 def operating_point(known: pd.DataFrame, threshold: float) -> tuple[float, float]:
     """False and true positive rate of calling a class's rows positive from a threshold on."""
-    called, positive = known["logit"] >= threshold, known["label"] == 1
+    called, positive = known["logit"].astype(np.float64) >= threshold, known["label"] == 1
     return float(called[~positive].mean()), float(called[positive].mean())

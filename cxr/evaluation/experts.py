@@ -14,7 +14,7 @@ import pandas as pd
 from cxr.data.expert_labels import STUDIES
 from cxr.evaluation.bootstrap import REPLICATES, Statistic
 from cxr.evaluation.metrics import MIN_PATIENTS
-from cxr.evaluation.ranked import Estimates, estimates, numbered, ranking, too_few
+from cxr.evaluation.ranked import Estimates, estimates, few, numbered, ranking, too_few
 from cxr.evaluation.thresholds import measured
 from cxr.findings import CLASSES, NO_FINDING
 
@@ -22,7 +22,8 @@ REFERENCES = ("expert", "text")  # whose labels an AUROC is measured against
 COLUMNS = (
     "study", "finding", "images", "patients", "expert_positives", "expert_positive_patients", "text_positives",
     "agreement", "sensitivity", "ppv", "auroc_expert", "auroc_expert_low", "auroc_expert_high",
-    "auroc_text", "auroc_text_low", "auroc_text_high", "difference", "difference_low", "difference_high", "note",
+    "auroc_text", "auroc_text_low", "auroc_text_high", "difference", "difference_low", "difference_high", "few",
+    "note",
 )  # fmt: skip
 _NORMAL = "the radiologists' label is not Abnormal"
 
@@ -61,7 +62,8 @@ def measure(test: pd.DataFrame, expert: pd.DataFrame, *, seed: int, count: int =
                 if not reason:
                     statistics[f"{study}/{name}/{reference}"] = ranking(known, patients).auroc
             note = "; ".join(notes)
-            rows.append({"study": study, "finding": name, **_agreement(seen, asked, name), "note": note})
+            flag = {"few": few(measured(seen, name)), "note": note}
+            rows.append({"study": study, "finding": name, **_agreement(seen, asked, name), **flag})
     found = estimates(statistics, patients, seed=seed, count=count)
     return pd.DataFrame(
         [row | _aurocs(found, f"{row['study']}/{row['finding']}") for row in rows], columns=COLUMNS

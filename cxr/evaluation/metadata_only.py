@@ -13,7 +13,7 @@ from sklearn.preprocessing import SplineTransformer
 
 from cxr.errors import first_ten
 from cxr.evaluation.bootstrap import REPLICATES, Statistic
-from cxr.evaluation.ranked import MACRO, estimates, macro_note, mean, numbered, ranking, too_few
+from cxr.evaluation.ranked import MACRO, estimates, few, macro_note, mean, numbered, ranking, too_few
 from cxr.evaluation.thresholds import measured
 from cxr.findings import CLASSES, FINDINGS
 
@@ -24,7 +24,7 @@ KNOTS = (0.0, 20.0, 40.0, 60.0, 80.0, 100.0)  # years; fixed, so that no set's a
 PENALTY = 1.0
 MODELS = ("image", "metadata")
 COLUMNS = ("auroc", "auroc_low", "auroc_high", "metadata_auroc", "metadata_low", "metadata_high",
-           "difference", "difference_low", "difference_high", "note")  # fmt: skip
+           "difference", "difference_low", "difference_high", "few", "note")  # fmt: skip
 
 
 def features(cohort: pd.DataFrame) -> np.ndarray:
@@ -77,7 +77,8 @@ def compare(
     """Test rows of a scores table and what `predict` made of the same images -> one row a class, and macro_14.
 
     Index: finding. Columns: auroc and metadata_auroc with _low and _high (95 %, patient bootstrap), difference
-    (auroc - metadata_auroc, in the same replicates), note. NaN where the classes lack 10 positive or negative
+    (auroc - metadata_auroc, in the same replicates), few (under 30 effective positive patients: intervals are too
+    narrow), note. NaN where the classes lack 10 positive or negative
     patients, or either the model or the metadata their logit. macro_14 is the mean over the findings that are
     left: those of the model's macro_14 as long as `fit_rows` has both outcomes of them all.
     ValueError for a test image that has no metadata logits.
@@ -91,8 +92,10 @@ def compare(
     other = labels.merge(metadata_logits, on="image", validate="one_to_one")
     statistics: dict[str, Statistic] = {}
     notes: dict[str, str] = {}
+    flagged: dict[str, bool] = {}
     for name in CLASSES:
         known = [measured(table, name) for table in (test, other)]
+        flagged[name] = few(known[0])
         notes[name] = next((reason for rows in known if (reason := too_few(rows))), "")
         if not notes[name]:
             for model, rows in zip(MODELS, known, strict=True):
@@ -108,6 +111,7 @@ def compare(
             **found.of(image).named("auroc", "auroc_low", "auroc_high"),
             **found.of(metadata).named("metadata_auroc", "metadata_low", "metadata_high"),
             **found.difference(image, metadata).named("difference", "difference_low", "difference_high"),
+            "few": flagged.get(name, any(flagged[one] for one in carried)),
             "note": note,
         }
     return pd.DataFrame.from_dict(table, orient="index", columns=list(COLUMNS)).rename_axis("finding")

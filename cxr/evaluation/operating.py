@@ -24,7 +24,7 @@ def table(test: pd.DataFrame, thresholds: pd.DataFrame, *, seed: int, count: int
         known = measured(test, str(name))
         if known.empty:
             continue
-        positive, logits = known["label"].to_numpy() == 1, known["logit"].to_numpy()
+        positive, logits = known["label"].to_numpy() == 1, known["logit"].to_numpy(dtype=np.float64)
         for rule in RULES:
             for measure, part, whole in _shares(logits >= chosen[rule], positive):
                 of_patient = [

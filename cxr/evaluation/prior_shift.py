@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.evaluation.calibration import brier, ece, intercept
+from cxr.evaluation.ranked import few
 from cxr.evaluation.recalibration import probability
 from cxr.evaluation.thresholds import measured
 from cxr.findings import CLASSES
@@ -22,7 +23,7 @@ EDGE = 1e-6  # a prevalence is kept this far from 0 and 1, where a shift of the 
 COLUMNS = (
     "validation_prevalence", "test_prevalence", "em_prevalence", "ratio",
     "brier_as_is", "brier_em", "brier_oracle", "ece_as_is", "ece_em", "ece_oracle",
-    "intercept_as_is", "intercept_em", "intercept_oracle", "note",
+    "intercept_as_is", "intercept_em", "intercept_oracle", "few", "note",
 )  # fmt: skip
 
 
@@ -61,7 +62,8 @@ def table(validation: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
     Columns: validation_prevalence, test_prevalence, em_prevalence (from the test scores alone), ratio (test /
     validation), then brier, ece and intercept (calibration in the large), each _as_is, _em (shifted to
     em_prevalence) and _oracle (shifted to the test prevalence, which nobody has in use: what a shift could give
-    at best), note (why something is NaN). All of the images that are labelled in the class, in either table.
+    at best), few (under 30 effective positive test patients), note (why something is NaN). All of the images that
+    are labelled in the class, in either table.
     """
     rows = [_one_class(measured(validation, name), measured(test, name)) for name in CLASSES]
     return pd.DataFrame(rows, index=pd.Index(CLASSES, name="finding"), columns=list(COLUMNS))
@@ -89,7 +91,7 @@ def _one_class(validation: pd.DataFrame, test: pd.DataFrame) -> dict[str, float 
         return {"note": f"undefined: not labelled in {where}, or unknown to the model"}
     labels, logits = test["label"].to_numpy(), test["logit"].to_numpy()
     prior, truth = float(validation["label"].mean()), float(labels.mean())
-    row: dict[str, float | str] = {"validation_prevalence": prior, "test_prevalence": truth}
+    row: dict[str, float | str] = {"validation_prevalence": prior, "test_prevalence": truth, "few": few(test)}
     row |= _measures("as_is", logits, labels)
     if not 0 < prior < 1:
         return row | {"note": "validation has one outcome only: no shift from its prevalence"}

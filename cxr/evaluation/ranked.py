@@ -117,6 +117,11 @@ def effective_patients(known: pd.DataFrame) -> float:
     return delong.effective_patients(known.loc[known["label"] == 1, "patient_id"].value_counts().to_numpy())
 
 
+def few(known: pd.DataFrame) -> bool:
+    """Whether so few patients are positive that intervals of a class do not keep their 95 %."""
+    return effective_patients(known) < FEW
+
+
 def too_few(known: pd.DataFrame) -> str:
     """Why the rows of a class carry no AUROC, such as `4 positive patients, 10 needed`; empty where they do."""
     if known.empty:

@@ -38,7 +38,8 @@ class Subgroups:
     """One row a level and finding, one row a contrast and finding, and how many images have no level.
 
     cells: attribute, level, finding (14 findings, No Finding where any level can measure it, macro_14), images,
-    patients, positives, positive_patients, negative_patients, prevalence (of the images that are labelled in the
+    patients, positives, positive_patients, negative_patients, few (under 30 effective positive patients: intervals
+    are too narrow; empty for a macro), prevalence (of the images that are labelled in the
     finding; a macro has images and patients of the level alone), then auroc, tpr, fpr with _low and _high, note.
     contrasts: attribute, contrast (`F - M`), finding, auroc_difference, low, high, and tpr and fpr as
     tpr_difference, tpr_low, tpr_high. NaN where a level cannot be measured.
@@ -131,7 +132,7 @@ def _counted(known: pd.DataFrame, threshold: float) -> dict[str, object]:
     size = ranked.sizes(known)
     unset = f"no {RULE} threshold of validation: no TPR, no FPR" if np.isnan(threshold) else ""
     prevalence = size["positives"] / size["images"] if size["images"] else np.nan
-    return {**size, "prevalence": prevalence, "note": ranked.too_few(known) or unset}
+    return {**size, "few": ranked.few(known), "prevalence": prevalence, "note": ranked.too_few(known) or unset}
 
 
 def _statistics(known: pd.DataFrame, threshold: float, patients: int) -> dict[str, Statistic]:
@@ -178,7 +179,7 @@ def _cells(rows: list[dict[str, object]], found: Estimates, macros: _Macros) -> 
             row |= estimate.named(kind, f"{kind}_low", f"{kind}_high")
         if finding == MACRO:
             row["note"] = _macro_note(macros, attribute, level)
-    names = ["attribute", "level", "finding", *SIZES, "prevalence"]
+    names = ["attribute", "level", "finding", *SIZES, "few", "prevalence"]
     names += [f"{kind}{end}" for kind in MEASURES for end in ("", "_low", "_high")] + ["note"]
     table = pd.DataFrame(rows, columns=names).astype(dict.fromkeys(SIZES, "Int64"))  # a macro has no positives
     return table[table["finding"].isin(_shown(found))].reset_index(drop=True)

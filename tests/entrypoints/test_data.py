@@ -29,6 +29,10 @@ def run_of(stage: str) -> Run:
     return run
 
 
+def newest(stage: str) -> Run:
+    return mlflow.search_runs(filter_string=f"tags.stage = '{stage}'", output_format="list")[0]
+
+
 def fetched(run: Run, name: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name))
 
@@ -201,6 +205,18 @@ def test_a_model_is_measured_on_a_users_own_set_on_the_classes_that_both_know(
     assert len(scores) == len(nih.read(other_phantom).table)
     assert scores["Mass"].isna().all()
     assert np.isfinite(scores["logit_Mass"]).all()
+    absent = pd.read_csv(fetched(evaluate, "not_evaluated.csv"), index_col="not evaluated")["why"]
+    assert "no evaluate run of models:/cxr-resnet50/1 on its own test images" in absent["out of distribution"]
+    assert call("evaluate", **tiny, model=MODEL).code == 0
+    home = newest("evaluate").data
+    assert call("evaluate", store=tiny["store"], data=f"csv:{place}", model=MODEL, fresh="true").code == 0
+    beside = pd.read_csv(fetched(newest("evaluate"), "out_of_distribution.csv"), index_col="finding")
+    assert set(beside.index) <= set(known)
+    for name, row in beside.iterrows():
+        assert row["home"] == pytest.approx(home.metrics[f"test/auroc/{name}"])
+        assert row["here"] == pytest.approx(evaluate.data.metrics[f"test/auroc/{name}"])
+        assert newest("evaluate").data.metrics[f"test/home_auroc/{name}"] == pytest.approx(row["home"])
+    assert len(beside)
     assert call("explain", store=tiny["store"], data=f"csv:{place}", model=MODEL).code == 0
     maps = pd.read_csv(fetched(run_of("explain"), "class_maps.csv"))
     assert set(maps["finding"]) <= set(known)

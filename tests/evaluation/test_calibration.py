@@ -212,6 +212,7 @@ def test_table_counts_and_says_why_something_is_undefined() -> None:
     edema, mass = found.loc["Edema"], found.loc["Mass"]
     assert (edema["images"], edema["positives"], edema["note"]) == (300, labels.sum(), "")
     assert edema["positive_patients"] == labels.reshape(100, 3).any(axis=1).sum()
+    assert edema["few"] == (edema["positive_patients"] < 30)  # hardly any patient has two
     assert edema["mean_probability"] == pytest.approx(probability(logits).mean())
     assert not edema.drop("note").isna().any()
     assert mass["note"] == "no positive image: no intercept, no slope"
