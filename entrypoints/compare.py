@@ -36,6 +36,7 @@ def main(runs: tuple[str, ...], seed: int) -> None:
     from cxr import figures, tracking
     from cxr.errors import InputError
     from cxr.evaluation import comparison
+    from entrypoints import upstream
 
     tracking.connect()
     found = [_evaluated(reference) for reference in runs]
@@ -43,7 +44,8 @@ def main(runs: tuple[str, ...], seed: int) -> None:
         raise InputError(
             f"runs={','.join(runs)}: both are evaluate run {found[0].info.run_id}. Expected two models."
         )
-    scores = [_test(run) for run in found]
+    tables = [upstream.scores_of(run.info.run_id) for run in found]
+    scores = [table[table["split"] == "test"] for table in tables]
     comparison.refuse_unpaired(scores[0], scores[1], (runs[0], runs[1]))
     names = _short(runs, found)
     stage = tracking.Stage(
@@ -58,17 +60,16 @@ def main(runs: tuple[str, ...], seed: int) -> None:
         tracking.log_frame(table, "comparison")
         mlflow.log_metrics(comparison.flat(table, "compare"))
         scope = found[0].data.tags["scope_line"]
-        drawn = table[table["first"].notna() & (table.index != "No Finding")].drop(
-            index="macro_15", errors="ignore"
-        )
+        drawn = table[table["first"].notna()].drop(index=["No Finding", "macro_15"], errors="ignore")
+        drawn = drawn.assign(p_holm=drawn["p_holm"].fillna(drawn["p"]))  # the one macro needs no adjustment
         if len(drawn):
             mlflow.log_figure(figures.differences(drawn, names=names, subtitle=scope), "comparison.png")
         line = comparison.line(table, "macro_14", names)
         mlflow.set_tag("headline", f"{line}. {scope}")
-        shown = table[["first", "second", "difference", "difference_low", "difference_high", "p", "p_holm"]]
-        tracking.describe_run(f"{line}. {scope} {comparison.READING}", shown.round(4))
-    with pd.option_context("display.width", 200):
-        click.echo(shown.dropna(how="all").round(4).to_string(na_rep="-"))
+        shown = _shown(table, names)
+        tracking.describe_run(f"{line}. {scope} {comparison.READING}", shown)
+    with pd.option_context("display.width", 200, "display.max_columns", None):
+        click.echo(shown.to_string())
     click.echo(f"compare: {line}; run {run_id}")
 
 
@@ -109,19 +110,35 @@ def _evaluated(reference: str) -> "Run":
     return mlflow.get_run(runs[0])
 
 
-def _test(run: "Run") -> "pd.DataFrame":
-    """The test rows of a run's scores, without the classes that its model has not learned."""
-    from cxr import tracking
-    from cxr.findings import CLASSES
+def _shown(table: "pd.DataFrame", names: tuple[str, str]) -> "pd.DataFrame":
+    """The table for reading: values as text, under the models' names."""
+    import pandas as pd
 
-    scores = tracking.frame(run.info.run_id, "scores.parquet")
-    known = run.data.tags["classes"].split("|")
-    scores = scores.assign(**{f"logit_{name}": float("nan") for name in CLASSES if name not in known})
-    return scores[scores["split"] == "test"]
+    known = table[table["first"].notna()]
+    text = known.map(lambda value: f"{value:.3f}" if isinstance(value, float) and not pd.isna(value) else "")
+    return pd.DataFrame(
+        {
+            names[0]: text["first"],
+            names[1]: text["second"],
+            "difference": text["difference"],
+            "95 % interval": text["difference_low"] + " to " + text["difference_high"],
+            "p": text["p"],
+            "p (Holm)": text["p_holm"],
+            "positive patients": [
+                f"{count:.0f}" if pd.notna(count) else "" for count in known["positive_patients"]
+            ],
+            "few": known["few"].map({True: "few", False: ""}),
+        }
+    )
 
 
 def _short(references: tuple[str, ...], runs: "list[Run]") -> tuple[str, str]:
-    """Names that fit a figure: a model's own, or the run's name with the first digits of its id."""
+    """Names that fit a figure: a model's own (its version, where both have one name), or the run's with its id."""
+    models = [reference.removeprefix("models:/") for reference in references if reference.startswith("models:/")]
+    name = models[0].replace("@", "/").partition("/")[0] if len(models) == 2 else ""
+    if name and all(model.startswith((f"{name}/", f"{name}@")) for model in models):
+        one, other = (model.replace(f"{name}/", "version ").replace(f"{name}@", "") for model in models)
+        return one, other
     first, second = (
         reference.removeprefix("models:/")
         if reference.startswith("models:/")

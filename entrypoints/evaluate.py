@@ -95,13 +95,13 @@ def run(
         logits = predict_shares(network, packed, places, device=where, processes=processes)
         scores = scores_table(rows, logits)
         tracking.log_frame(scores, "scores.parquet")  # before anything is computed from it
-        line = measures.log(_subject(scores, rows, source, trained, same_data=same_data, seed=common.seed))
+        line = measures.log(_subject(scores, rows, source, trained, same_data=same_data))
     click.echo(f"evaluate: {line}; run {run_id}")
     return run_id
 
 
 def _subject(
-    scores: "pd.DataFrame", rows: "pd.DataFrame", source: "Split", trained: "Model", *, same_data: bool, seed: int
+    scores: "pd.DataFrame", rows: "pd.DataFrame", source: "Split", trained: "Model", *, same_data: bool
 ) -> "Subject":
     """The scores with the cohort's columns, and what else they can be held against."""
     from cxr import published, tracking
@@ -119,7 +119,6 @@ def _subject(
     return Subject(
         scores=scores.join(rows[list(ABOUT)]),
         scope=scope,
-        seed=seed,
         paper=published.AHMED_2025_AUROC if source.tags["scope"] == trained.tags["scope"] == "official" else {},
         fit_rows=own[own["split"] == "train"],
         experts=tracking.frame_if_any(source.run_id, "expert_labels.parquet"),

@@ -86,6 +86,8 @@ def _decide(common: Common, candidate: "ModelVersion", holder: "ModelVersion | N
 
     from cxr import registry, tracking
     from cxr.evaluation import comparison, promotion
+    from cxr.evaluation.bootstrap import SEED
+    from entrypoints import upstream
 
     champion = registry.standing(holder) if holder else None
     settled = promotion.without_scores(registry.standing(candidate), champion)
@@ -93,13 +95,13 @@ def _decide(common: Common, candidate: "ModelVersion", holder: "ModelVersion | N
         assert settled
         return settled
     runs = [_at_home(version) or _evaluated_now(common, version) for version in (candidate, holder)]
-    scores = [tracking.frame(run_id, "scores.parquet") for run_id in runs]
+    scores = [upstream.scores_of(run_id) for run_id in runs]
     names = (f"version {candidate.version}", f"champion version {holder.version}")
     tables = {}
     for part in ("val", "test"):
         first, second = (table[table["split"] == part] for table in scores)
         comparison.refuse_unpaired(first, second, names)
-        tables[part] = comparison.table(first, second, seed=common.seed)
+        tables[part] = comparison.table(first, second, seed=SEED)
         mlflow.log_metrics(comparison.flat(tables[part].loc[["macro_14"]], f"promotion/{part}"))
         tracking.log_frame(tables[part], f"promotion_{part}")
     mlflow.set_tag("compared_with", runs[1])

@@ -14,7 +14,6 @@ class Subject:
 
     scores: pd.DataFrame  # rows of val and test
     scope: str  # in a sentence
-    seed: int
     paper: Mapping[str, float] = field(default_factory=dict)  # AUROC published for these very images
     fit_rows: pd.DataFrame | None = None  # cohort rows that a model of metadata alone may learn from
     experts: pd.DataFrame | None = None  # radiologists' labels

@@ -238,6 +238,15 @@ def evaluations(train_run: str, split_digest: str) -> list[str]:
     return [run.info.run_id for run in runs if "reuses" not in run.data.tags]
 
 
+def scores_of(evaluate_run: str) -> pd.DataFrame:
+    """The scores table of an evaluate run; NaN for the classes that its model has not learned, or its set not
+    labelled: whatever the network says of them is no score."""
+    tags = mlflow.get_run(evaluate_run).data.tags
+    scores = tracking.frame(evaluate_run, "scores.parquet")
+    known = tags["classes"].split("|")
+    return scores.assign(**{f"logit_{name}": float("nan") for name in CLASSES if name not in known})
+
+
 def table_at_home(trained: Model) -> pd.DataFrame | None:
     """AUROC with its interval on the model's own test images, where an evaluate run of it has them.
 

@@ -133,9 +133,9 @@ def test_differences_refuse_the_wrong_sign() -> None:
 
 def test_no_difference_is_defined() -> None:
     table = difference_table().iloc[[4]].drop(columns="few")
-    assert title(differences(table, names=("a", "b"), subtitle="s")) == "A and b: no difference is defined"
+    assert title(differences(table, names=("a", "b"), subtitle="s")) == "a and b: no difference is defined"
     untested = differences(difference_table().assign(p_holm=np.nan), names=("a", "b"), subtitle="s")
-    assert title(untested) == "A minus b: differences of AUROC, not tested"
+    assert title(untested) == "a minus b: differences of AUROC, not tested"
 
 
 # ---------------------------------------------------------------- beside

@@ -20,6 +20,7 @@ from scipy import sparse
 from cxr.data.packing import usable_cores
 
 REPLICATES = 1000
+SEED = 0  # of a run's replicates: fixed, so that a run measured again gives the same ends
 MAX_DROPPED = 0.05  # share of undefined replicates above which there is no interval
 _CHUNK = 50  # replicates at a time and thread: 0.1 GB for 25,596 images
 

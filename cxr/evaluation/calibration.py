@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-from cxr.evaluation.ranked import few
+from cxr.evaluation.ranked import few, too_few
 from cxr.evaluation.recalibration import logistic, overlap, platt, probability
 from cxr.evaluation.thresholds import measured
 from cxr.findings import CLASSES
@@ -124,11 +124,14 @@ def flat(calibration_table: pd.DataFrame, prefix: str, suffix: str = "") -> dict
 def misstated(calibration_table: pd.DataFrame) -> list[str]:
     """A sentence for each finding of a `table` whose intercept's interval excludes 0 or slope's excludes 1.
 
+    Findings with few patients (`few`), whose intervals are too narrow for a verdict, are passed over.
     At 95 % and two intervals a finding, about one in ten well calibrated findings gets a sentence by chance.
     More do after a recalibration on a validation set that is smaller, whose own chance the intervals leave out.
     """
     sentences = []
     for name, row in calibration_table.iterrows():
+        if row["few"]:
+            continue
         predicted, observed = row["mean_probability"], row["prevalence"]
         parts = []
         if row["intercept_low"] > 0 or row["intercept_high"] < 0:
@@ -137,7 +140,11 @@ def misstated(calibration_table: pd.DataFrame) -> list[str]:
             shown = f"{times:.{2 if times < 2 else 1}f}" if times < 1000 else "over 1,000"
             parts.append(f"risk {'under' if under else 'over'}stated {shown} times")
         if row["slope_high"] < 1 or row["slope_low"] > 1:
-            spread = "too far apart" if row["slope"] < 1 else "too close together"
+            spread = (
+                "higher ones do not go with more disease" if row["slope"] <= 0
+                else "too extreme" if row["slope"] < 1
+                else "too close together"
+            )  # fmt: skip
             parts.append(f"predictions {spread}, slope {row['slope']:.2f} where 1 is right")
         if parts:
             sentences.append(
@@ -180,8 +187,9 @@ def _one_class(known: pd.DataFrame) -> dict[str, float | str]:
     else:
         design, p = np.column_stack([ones, z - z.mean()]), probability(line[1] + line[0] * z)
         row |= _interval("slope", line[0], robust_error(design, labels, p, patients))
-    if (patients == patients[0]).all():
-        notes.append("one patient: no interval")
+    if reason := too_few(known):
+        notes.append(f"no intervals: {reason}")
+        row |= dict.fromkeys(("intercept_low", "intercept_high", "slope_low", "slope_high"), np.nan)
     return row | {"note": "; ".join(notes)}
 
 

@@ -65,13 +65,17 @@ def table(test: pd.DataFrame, *, seed: int, count: int = REPLICATES) -> pd.DataF
         rows[name] |= {"effective_patients": effective, "few": effective < FEW}
     for name, classes in averaged.items():
         rows[name]["few"] = any(rows[one]["few"] for one in classes) or not classes
+    for row in rows.values():  # equal in all replicates: without any variation there is no interval
+        for measure in ("auroc", "average_precision"):
+            if row.get(f"{measure}_low") == row.get(f"{measure}_high"):
+                row |= {f"{measure}_low": np.nan, f"{measure}_high": np.nan}
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS)).rename_axis("finding")
     return frame.astype({name: float for name in COLUMNS if name != "few"} | {"few": bool})
 
 
 def one_image(test: pd.DataFrame, *, seed: int) -> np.ndarray:
-    """The index labels of one image of each patient, drawn at random."""
-    shuffled = np.random.default_rng(seed).permutation(len(test))
+    """The index labels of one image of each patient, drawn at random; the same ones in any order of rows."""
+    shuffled = np.argsort(test["image"].to_numpy())[np.random.default_rng(seed).permutation(len(test))]
     first = ~test["patient_id"].iloc[shuffled].duplicated()
     return test.index[np.sort(shuffled[first.to_numpy()])].to_numpy()
 

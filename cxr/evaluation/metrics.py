@@ -50,7 +50,7 @@ class Macro:
         """Value, its 95 % interval where there is one, and scope in one line."""
         value = "undefined" if self.value is None else f"{self.value:.4f}"
         interval = "" if np.isnan(low) else f" (95 % {low:.4f} to {high:.4f})"
-        return f"test macro AUROC {value}{interval}, {self.note}"
+        return f"test macro AUROC {value}{interval}, {self.brief}"
 
 
 def per_class(scores: pd.DataFrame) -> pd.DataFrame:

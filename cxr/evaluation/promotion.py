@@ -39,7 +39,10 @@ def without_scores(candidate: Standing, champion: Standing | None) -> tuple[bool
     if candidate.measured_on != champion.measured_on:
         return False, f"its split differs from that of champion version {champion.version}: not comparable"
     if candidate.val_macro_14 is None or champion.val_macro_14 is None:
-        return False, "a validation macro_14 is undefined: not comparable"
+        return False, (
+            "no finding has 10 positive and 10 negative validation patients in both: their validation macro_14 "
+            "cannot be compared"
+        )
     return None
 
 

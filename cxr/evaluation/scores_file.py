@@ -19,8 +19,15 @@ SPLITS = ("val", "test")
 ENDINGS = (".csv", ".csv.gz", ".parquet")
 _IMAGE = ("image", "Image Index")
 _KINDS = ("prob_", "logit_")
-# float64 next to 0 and to 1: a published 0 or 1 was rounded there, and has a logit then
-_CERTAIN = (np.finfo(np.float64).tiny, 1.0 - np.finfo(np.float64).epsneg)
+_FARTHEST = 1e6  # logits beyond it are no logits
+
+
+def certain(scores: Path) -> int:
+    """How many probabilities of a scores file are exactly 0 or 1."""
+    raw = _read(scores)
+    columns = [column for column in raw.columns if str(column).lower().startswith("prob_")]
+    values = raw[columns].apply(pd.to_numeric, errors="coerce")
+    return int(values.isin([0, 1]).sum().sum())
 
 
 def read(path: Path, cohort: pd.DataFrame) -> pd.DataFrame:
@@ -31,7 +38,9 @@ def read(path: Path, cohort: pd.DataFrame) -> pd.DataFrame:
     in the cohort, and for a patient in both parts.
     """
     raw = _read(path)
-    image = _only(path, [name for name in _IMAGE if name in raw], "image or Image Index")
+    image = _only(
+        path, [name for name in _IMAGE if name in raw], "a column image or Image Index", list(raw.columns)
+    )
     columns = _columns(path, raw)
     _refuse(path, raw[raw[image].duplicated(keep=False)], image, "images come twice")
     places = pd.Series(np.arange(len(cohort)), index=cohort["image"]).reindex(raw[image])
@@ -50,16 +59,23 @@ def read(path: Path, cohort: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read(path: Path) -> pd.DataFrame:
+    if path.is_dir():
+        raise InputError(f"scores={path}: that is a folder; expected a file that ends in {', '.join(ENDINGS)}.")
     if not path.is_file():
         raise InputError(f"scores={path}: there is no such file.")
+    if path.stat().st_size == 0:
+        raise InputError(f"scores={path}: the file is empty.")
     if path.name.endswith((".csv", ".csv.gz")):
         return read_rows(path)
     if path.suffix != ".parquet":
         raise InputError(f"scores={path}: expected a file that ends in {', '.join(ENDINGS)}.")
     try:
-        return pd.read_parquet(path).reset_index(drop=True)
+        raw = pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise InputError(f"{path}: cannot be read as Parquet ({error}).") from error
+    if raw.empty:
+        raise InputError(f"{path}: it has no rows.")
+    return raw.reset_index(drop=raw.index.name not in _IMAGE)
 
 
 def _columns(path: Path, raw: pd.DataFrame) -> dict[str, str]:
@@ -67,10 +83,10 @@ def _columns(path: Path, raw: pd.DataFrame) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     strangers = []
     for column in map(str, raw.columns):
-        kind = next((kind for kind in _KINDS if column.startswith(kind)), None)
+        kind = next((kind for kind in _KINDS if column.lower().startswith(kind)), None)
         if kind is None:
             continue
-        name = column.removeprefix(kind)
+        name = column[len(kind) :]
         name = SPELLINGS.get(name, name)
         found.setdefault(name, []).append(column)
         if name not in CLASSES:
@@ -83,9 +99,9 @@ def _columns(path: Path, raw: pd.DataFrame) -> dict[str, str]:
     return {name: _only(path, columns, f"one column for {name}") for name, columns in found.items()}
 
 
-def _only(path: Path, names: list[str], expected: str) -> str:
+def _only(path: Path, names: list[str], expected: str, there: list[str] | None = None) -> str:
     if len(names) != 1:
-        raise InputError(f"{path}: expected {expected}, found {names or 'none'}.")
+        raise InputError(f"{path}: expected {expected}, found {names or there or 'none'}.")
     return names[0]
 
 
@@ -95,11 +111,23 @@ def _logits(path: Path, raw: pd.DataFrame, column: str | None, image: str) -> np
     ):  # ours has a column for unknown classes, too
         return np.full(len(raw), np.nan)
     values = pd.to_numeric(raw[column], errors="coerce").to_numpy(dtype=np.float64)
-    if column.startswith("prob_"):
+    if column.lower().startswith("prob_"):
         _refuse(path, raw[~((values >= 0) & (values <= 1))], column, "values are no probability", by=image)
-        values = logit(np.clip(values, *_CERTAIN))
-    _refuse(path, raw[~np.isfinite(values)], column, "values are no finite number", by=image)
+        values = logit(np.clip(values, *_ends(values)))
+    far = ~(np.abs(values) <= _FARTHEST)
+    _refuse(path, raw[far], column, f"values are no number from {-_FARTHEST:,.0f} to {_FARTHEST:,.0f}", by=image)
     return values
+
+
+def _ends(probabilities: np.ndarray) -> tuple[float, float]:
+    """What a published 0 and 1 are taken for, since they have no logit: half of the smallest distance there is.
+
+    A file that was rounded to three decimals holds 0 for anything below 0.0005; so it is taken for that much.
+    """
+    ends = []
+    for distance in (probabilities, 1 - probabilities):
+        ends.append(float(distance[distance > 0].min(initial=1.0)) / 2)
+    return min(ends[0], 0.5), max(1 - ends[1], 0.5)
 
 
 def _split(path: Path, raw: pd.DataFrame, image: str) -> np.ndarray:
@@ -114,5 +142,6 @@ def _split(path: Path, raw: pd.DataFrame, image: str) -> np.ndarray:
 def _refuse(path: Path, bad: pd.DataFrame, column: str, what: str, *, by: str = "") -> None:
     """Raise one InputError that counts the bad rows and names the first of them."""
     if len(bad):
-        found = [f"{row[by]}: {row[column]!r}" if by else f"{row[column]}" for _, row in bad.head(11).iterrows()]
-        raise InputError(f"{path}: {column}: {len(bad):,} {what}: {first_ten(found)}.")
+        found = [f"{row[by]}: {row[column]!r}" if by else f"{row[column]}" for _, row in bad.head(10).iterrows()]
+        more = ", ..." if len(bad) > len(found) else ""
+        raise InputError(f"{path}: {column}: {len(bad):,} {what}: {', '.join(found)}{more}.")

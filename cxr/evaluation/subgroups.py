@@ -22,7 +22,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "sex": ("F", "M"),
     "age": ("0-17", "18-39", "40-59", "60-79", "80+"),  # years
     "view": ("PA", "AP"),
-    "visit": ("first", "later"),  # NIH's follow-up number 0, and above
+    "visit": ("first", "later"),  # the lowest number in the set, NIH's 0, and above
     "images": ("1", "2-5", "6-20", "21+"),  # how many images of the patient are in this test set
 }
 # Every other level is contrasted with this one: the commonest, the earliest, or the one without repetition.
@@ -41,7 +41,7 @@ class Subgroups:
     patients, positives, positive_patients, negative_patients, few (under 30 effective positive patients: intervals
     are too narrow; empty for a macro), prevalence (of the images that are labelled in the
     finding; a macro has images and patients of the level alone), then auroc, tpr, fpr with _low and _high, note.
-    contrasts: attribute, contrast (`F - M`), finding, auroc_difference, low, high, and tpr and fpr as
+    contrasts: attribute, contrast (`F minus M`), finding, auroc_difference, low, high, and tpr and fpr as
     tpr_difference, tpr_low, tpr_high. NaN where a level cannot be measured.
     """
 
@@ -96,7 +96,7 @@ def levels(test: pd.DataFrame) -> pd.DataFrame:
             "sex": test["sex"].where(test["sex"].isin(LEVELS["sex"]), ""),
             "age": _banded(test["age_years"], (0, 18, 40, 60, 80, np.inf), LEVELS["age"]),
             "view": test["view"].where(test["view"].isin(LEVELS["view"]), ""),
-            "visit": _banded(test["follow_up"], (0, 1, np.inf), LEVELS["visit"]),
+            "visit": _banded(test["follow_up"] - test["follow_up"].min(), (0, 1, np.inf), LEVELS["visit"]),
             "images": _banded(images, (1, 2, 6, 21, np.inf), LEVELS["images"]),
         }
     )
@@ -121,7 +121,7 @@ def _banded(values: pd.Series, edges: tuple[float, ...], names: tuple[str, ...])
 
 def _metric(attribute: str, level: str) -> str:
     """A name that MLflow takes: it has no `+`."""
-    return f"{attribute}_{level}".replace(" - ", "_minus_").replace("+", "_and_over")
+    return f"{attribute}_{level}".replace(" minus ", "_minus_").replace("+", "_and_over")
 
 
 def _key(attribute: str, level: str, kind: str, finding: str) -> str:
@@ -203,7 +203,7 @@ def _contrasts(found: Estimates, macros: _Macros) -> pd.DataFrame:
         for finding in _shown(found):
             row: dict[str, object] = {
                 "attribute": attribute,
-                "contrast": f"{level} - {reference}",
+                "contrast": f"{level} minus {reference}",
                 "finding": finding,
             }
             for kind, start in (("auroc", ""), ("tpr", "tpr_"), ("fpr", "fpr_")):

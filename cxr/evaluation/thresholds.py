@@ -4,7 +4,7 @@ They are chosen on validation and then stand: on test a rule's sensitivity or sp
 and will differ from what the rule was named after.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -66,22 +66,25 @@ def table(scores: pd.DataFrame) -> pd.DataFrame:
     scores = scores[scores["split"] == "val"]
     if scores.empty:
         raise ValueError("no row of the scores table has the split val, on which thresholds are chosen")
-    rows: dict[str, list[float]] = {}
+    rows: dict[str, dict[str, float]] = {}
     for name in CLASSES:
         known = measured(scores, name)
         if known["label"].nunique() == 2:
             chosen = choose(known["label"].to_numpy(), known["logit"].to_numpy())
-            rows[name] = [*chosen.values(), known.loc[known["label"] == 1, "patient_id"].nunique()]
+            rows[name] = chosen | {"positive_patients": known.loc[known["label"] == 1, "patient_id"].nunique()}
     return from_dict(rows)
 
 
-def to_dict(table: pd.DataFrame) -> dict[str, list[float]]:
-    """A `table` as JSON takes it: {finding: [thresholds by `RULES`, positive_patients]}, floats exact."""
+def to_dict(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """A `table` as JSON takes it: {finding: {rule: logit, ..., "positive_patients": n}}, floats exact."""
     stored = table[[*RULES, "positive_patients"]]
-    return {str(name): [*map(float, row[:-1]), int(row[-1])] for name, *row in stored.itertuples()}
+    return {
+        str(name): dict(zip(RULES, map(float, row[:-1]), strict=True)) | {"positive_patients": int(row[-1])}
+        for name, *row in stored.itertuples()
+    }
 
 
-def from_dict(stored: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+def from_dict(stored: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     """The `table` that `to_dict` was given."""
     index = pd.Index(list(stored), name="finding", dtype="str")
     table = pd.DataFrame(list(stored.values()), index=index, columns=[*RULES, "positive_patients"])

@@ -43,7 +43,6 @@ def reliability(curves: Mapping[str, Reliability], *, subtitle: str) -> Figure:
     """Observed share against mean probability in bins, a panel a class with limits of its own.
 
     Limits are square, from 0 to a little above the highest point, as rare findings have small probabilities.
-    A marker's area is its bin's share of the class's images.
     """
     labels = (
         "mean probability that the model gave (axes differ between panels)",
@@ -74,7 +73,7 @@ def reliability(curves: Mapping[str, Reliability], *, subtitle: str) -> Figure:
         ax.fill([0, top, top], [0, 0, top], label="below the diagonal: risk overstated", **below)
         dashes: Style = {"color": DARK, "linewidth": 1, "linestyle": (0, (4, 3))}
         ax.plot([0, top], [0, top], label="diagonal: probabilities come true", **dashes)
-        _bins(ax, bins, "a bin of images (area: how many)" + ", 95 % interval" * intervals)
+        _bins(ax, bins, "about a 15th of the images" + ", 95 % interval" * intervals)
     legend(fig, 2)
     return fig
 

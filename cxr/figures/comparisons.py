@@ -17,7 +17,6 @@ from cxr.figures.frame import (
     Style,
     auroc_axis,
     brackets,
-    capital,
     column,
     figure,
     is_macro,
@@ -30,7 +29,6 @@ from cxr.figures.frame import (
     words,
     wrap,
 )
-from cxr.figures.intervals import FEW
 
 LEVEL = 0.05  # of the p values
 
@@ -142,7 +140,7 @@ def _decisions(ax: Axes, table: pd.DataFrame, names: tuple[str, str]) -> None:
         (second, f"{names[1]} better, p < {LEVEL} (Holm)", "D", VERMILION, ""),
         (~first & ~second & ~untested & ~few, "undecided", "s", MUTED, ""),
         (untested, "not tested (no p)", "^", MUTED, ""),
-        (few, FEW, "s", MUTED, PALE),
+        (few, "fewer than 30 effective positive patients", "s", MUTED, PALE),
     ):
         at = np.flatnonzero(which & table["difference"].notna())
         if len(at):
@@ -153,10 +151,10 @@ def _decisions(ax: Axes, table: pd.DataFrame, names: tuple[str, str]) -> None:
 def _verdict(known: pd.DataFrame, names: tuple[str, str]) -> str:
     known = known[[not is_macro(name) for name in known.index]]
     if known.empty:
-        return f"{capital(names[0])} and {names[1]}: no difference is defined"
+        return f"{names[0]} and {names[1]}: no difference is defined"
     if known["p_holm"].isna().all():
-        return f"{capital(names[0])} minus {names[1]}: differences of AUROC, not tested"
+        return f"{names[0]} minus {names[1]}: differences of AUROC, not tested"
     tested = known[known["p_holm"].notna()]
     first, second = (int(which.sum()) for which in _wins(tested))
     undecided = f"undecided for {len(tested) - first - second} of {len(tested)}"
-    return f"{capital(names[0])} better for {first}; {names[1]} better for {second}; {undecided}"
+    return f"{names[0]} better for {first}; {names[1]} better for {second}; {undecided}"

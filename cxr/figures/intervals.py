@@ -32,7 +32,7 @@ from cxr.figures.frame import (
 )
 from cxr.findings import CLASSES
 
-FEW = "fewer than 30 effective positive patients: interval too narrow (auroc_t in the table is not)"
+FEW = "fewer than 30 effective positive patients: interval too narrow; see auroc_t in the table"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -247,7 +247,7 @@ def test_one_patient_has_no_interval() -> None:
     row = table(scores(labels, logits, np.zeros(50))).loc["Edema"]
     assert np.isfinite([row["intercept"], row["slope"]]).all()
     assert row[["intercept_low", "slope_high"]].isna().all()
-    assert row["note"] == "one patient: no interval"
+    assert row["note"] == "no intervals: 1 positive patients, 10 needed"
 
 
 # ---------------------------------------------------------------- in words
@@ -256,9 +256,9 @@ def test_one_patient_has_no_interval() -> None:
 def stated(**values: float) -> pd.DataFrame:
     fair = {
         "mean_probability": 0.021, "prevalence": 0.046, "slope": 1.0,
-        "intercept_low": -0.1, "intercept_high": 0.1, "slope_low": 0.9, "slope_high": 1.1,
+        "intercept_low": -0.1, "intercept_high": 0.1, "slope_low": 0.9, "slope_high": 1.1, "few": False,
     }  # fmt: skip
-    return pd.DataFrame([fair | values, dict.fromkeys(fair, np.nan)], index=["Edema", "Hernia"])
+    return pd.DataFrame([fair | values, dict.fromkeys(fair, np.nan) | {"few": True}], index=["Edema", "Hernia"])
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def stated(**values: float) -> pd.DataFrame:
         ),
         (
             {"slope": 0.62, "slope_low": 0.5, "slope_high": 0.7},
-            "predicted 2.1 %, observed 4.6 % (predictions too far apart, slope 0.62 where 1 is right)",
+            "predicted 2.1 %, observed 4.6 % (predictions too extreme, slope 0.62 where 1 is right)",
         ),
         (
             {"slope": 1.4, "slope_low": 1.2, "slope_high": 1.6, "intercept_low": 0.1, "prevalence": 0.5},
@@ -299,4 +299,4 @@ def test_nothing_is_said_of_calibrated_or_undefined_findings() -> None:
     assert sentence.startswith("Edema: predicted ")
     assert "understated" in sentence
     (sentence,) = misstated(table(scores(labels, 3 * logits)))
-    assert "too far apart" in sentence
+    assert "too extreme" in sentence

@@ -1,6 +1,7 @@
 """The table of AUROC with its intervals: scikit-learn's values, paired macros, one image a patient."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -59,6 +60,21 @@ def test_one_image_a_patient_is_what_it_says() -> None:
     )
     expected = delong.logit_interval(parts.auroc, delong.variance(parts))
     assert (row["auroc_one_image_low"], row["auroc_one_image_high"]) == pytest.approx(expected)
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    scores = drawn_scores()
+    shuffled = scores.sample(frac=1, random_state=2)
+    one, other = (intervals.table(rows, seed=3, count=COUNT) for rows in (scores, shuffled))
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_scores_that_separate_have_no_interval() -> None:
+    scores = drawn_scores()
+    scores["logit_Edema"] = scores["Edema"] * 1.0
+    row = intervals.table(scores, seed=1, count=COUNT).loc["Edema"]
+    assert row["auroc"] == 1.0
+    assert row[["auroc_low", "auroc_high", "auroc_delong_low", "auroc_t_low"]].isna().all()
 
 
 def test_undefined_and_unknown_classes_have_nothing_and_macros_leave_them_out() -> None:

@@ -216,7 +216,7 @@ def test_macro_note_names_all_that_it_leaves_out_and_a_figure_counts_them_where_
 def test_macro_of_nothing_is_undefined_and_not_zero() -> None:
     mean = macro(per_class(random_scores(5)), FINDINGS)
     assert (mean.value, mean.classes, mean.left_out) == (None, (), FINDINGS)
-    assert mean.line().startswith("test macro AUROC undefined, no finding is left (without Atelectasis, ")
+    assert mean.line().startswith("test macro AUROC undefined, no finding is left (without 14 classes: fewer")
 
 
 # ---------------------------------------------------------------- as metrics, as a table to read

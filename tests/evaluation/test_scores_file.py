@@ -72,6 +72,30 @@ def test_certain_probabilities_are_finite_and_keep_their_place(
     assert logits.iloc[-1] == logits.iloc[-2]
 
 
+def test_rounded_probabilities_keep_a_slope(cohort: pd.DataFrame, write: Write) -> None:
+    rng = np.random.default_rng(0)
+    exact = rng.normal(-4, 2, size=len(cohort))
+    for decimals in (2, 3):
+        frame = pd.DataFrame({"image": cohort["image"], "prob_Edema": expit(exact).round(decimals)})
+        assert (frame["prob_Edema"] == 0).any()
+        path = write(frame, f"{decimals}.csv")
+        logits = scores_file.read(path, cohort)["logit_Edema"]
+        smallest = frame["prob_Edema"][frame["prob_Edema"] > 0].min()
+        assert expit(logits.min()) == pytest.approx(smallest / 2)
+        assert scores_file.certain(path) == frame["prob_Edema"].isin([0, 1]).sum()
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
+def test_no_rows_are_refused(table: pd.DataFrame, cohort: pd.DataFrame, write: Write, name: str) -> None:
+    with pytest.raises(InputError, match="no rows"):
+        scores_file.read(write(table.iloc[:0], name), cohort)
+
+
+def test_an_index_of_images_is_their_column(table: pd.DataFrame, cohort: pd.DataFrame, write: Write) -> None:
+    path = write(table.set_index("Image Index"), "s.parquet")
+    assert len(scores_file.read(path, cohort)) == len(table)
+
+
 def test_an_empty_column_is_a_class_that_was_not_scored(
     table: pd.DataFrame, cohort: pd.DataFrame, write: Write
 ) -> None:
@@ -130,13 +154,13 @@ def spoil(table: pd.DataFrame, kind: str) -> pd.DataFrame:
         ("nan", "prob_Edema: 1 values are no probability: {first}:"),
         ("above 1", "prob_Edema: 1 values are no probability: {first}: '1.5'"),
         ("word", "prob_Edema: 1 values are no probability: {first}: 'high'"),
-        ("infinite", "logit_Edema: 10 values are no finite number: {first}: 'inf'"),
+        ("infinite", "logit_Edema: 10 values are no number from -1,000,000 to 1,000,000: {first}: 'inf'"),
         ("twice", "Image Index: 2 images come twice: {first}, {first}"),
         ("unknown", "1 images are not among the cohort's"),
         ("typo", "columns ['prob_Edma'] name no class. Known are Atelectasis"),
         ("both", "expected one column for Edema, found ['prob_Edema', 'logit_Edema']"),
         ("no scores", "no column of scores, such as prob_Atelectasis, logit_Atelectasis; it has ['Image Index'"),
-        ("no image", "expected image or Image Index, found none"),
+        ("no image", "expected a column image or Image Index, found ['prob_Edema'"),
         ("split", "split: 10 values are none of val, test: {first}: 'train'"),
         ("no test", "no row has split=test"),
     ],

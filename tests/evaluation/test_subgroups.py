@@ -105,8 +105,9 @@ def test_tables_hold_every_level_and_finding_in_their_order() -> None:
     rows = [*CLASSES, "macro_14"]
     assert found.cells["finding"].tolist() == rows * len(pairs)
     assert found.contrasts["contrast"].drop_duplicates().tolist() == [
-        "F - M", "0-17 - 40-59", "18-39 - 40-59", "60-79 - 40-59", "80+ - 40-59", "AP - PA", "later - first",
-        "2-5 - 1", "6-20 - 1", "21+ - 1",
+        "F minus M", "0-17 minus 40-59", "18-39 minus 40-59",
+        "60-79 minus 40-59", "80+ minus 40-59", "AP minus PA", "later minus first",
+        "2-5 minus 1", "6-20 minus 1", "21+ minus 1",
     ]  # fmt: skip
     assert found.contrasts["finding"].tolist() == rows * 10
 
@@ -191,7 +192,7 @@ def test_a_level_with_too_few_patients_is_undefined_and_says_why() -> None:
     assert row["note"] == "4 positive patients, 10 needed"
     assert row[["auroc", "auroc_low", "tpr", "fpr"]].isna().all()
     assert cell(found, "sex", "M", "Mass")["auroc"] > 0.5
-    assert contrast(found, "F - M", "Mass")[["auroc_difference", "low", "high", "tpr_difference"]].isna().all()
+    assert contrast(found, "F minus M", "Mass")[["auroc_difference", "low", "high", "tpr_difference"]].isna().all()
 
 
 def test_the_macro_is_over_the_same_findings_in_every_level() -> None:
@@ -204,9 +205,9 @@ def test_the_macro_is_over_the_same_findings_in_every_level() -> None:
         assert row["auroc"] == pytest.approx(np.mean([cell(found, "sex", level, n)["auroc"] for n in thirteen]))
         assert row["tpr"] == pytest.approx(np.mean([cell(found, "sex", level, n)["tpr"] for n in thirteen]))
         assert row["note"] == "mean of 13 (without Mass)"
-    difference = contrast(found, "F - M", "macro_14")["auroc_difference"]
+    difference = contrast(found, "F minus M", "macro_14")["auroc_difference"]
     assert difference == pytest.approx(
-        np.mean([contrast(found, "F - M", n)["auroc_difference"] for n in thirteen])
+        np.mean([contrast(found, "F minus M", n)["auroc_difference"] for n in thirteen])
     )
     assert cell(found, "view", "PA", "macro_14")["note"] == "mean of 14"
 
@@ -247,7 +248,7 @@ def test_contrasts_are_differences_and_groups_with_equal_scores_do_not_differ() 
     other = half.assign(sex="M", patient_id=half["patient_id"] + 5000, image=half["image"] + "2")
     found = measure(pd.concat([half, other], ignore_index=True), thresholds(), seed=0, count=200)
     for finding in (*CLASSES, "macro_14"):
-        row = contrast(found, "F - M", finding)
+        row = contrast(found, "F minus M", finding)
         assert row[["auroc_difference", "tpr_difference", "fpr_difference"]].tolist() == pytest.approx([0] * 3)
         assert row["low"] < 0 < row["high"]
         assert row["tpr_low"] < 0 < row["tpr_high"]
@@ -257,7 +258,7 @@ def test_levels_that_share_patients_stay_paired() -> None:
     # each patient has the same image, labels and scores in both views: in no replicate do they differ
     one = drawn(120).assign(view="PA", follow_up=0)
     both = pd.concat([one, one.assign(view="AP", image=one["image"] + "2")], ignore_index=True)
-    row = contrast(measure(both, thresholds(), seed=0, count=COUNT), "AP - PA", "Edema")
+    row = contrast(measure(both, thresholds(), seed=0, count=COUNT), "AP minus PA", "Edema")
     names = ["auroc_difference", "low", "high", "tpr_difference", "tpr_low", "tpr_high", "fpr_low", "fpr_high"]
     assert row[names].tolist() == pytest.approx([0] * len(names), abs=1e-12)
 
@@ -266,7 +267,7 @@ def test_a_group_in_which_scores_are_worthless_differs() -> None:
     test = drawn(200)
     noise = np.random.default_rng(1).normal(size=len(test)).astype(np.float32)
     test["logit_Edema"] = test["logit_Edema"].where(test["sex"] == "M", noise)
-    row = contrast(measure(test, thresholds(), seed=0, count=COUNT), "F - M", "Edema")
+    row = contrast(measure(test, thresholds(), seed=0, count=COUNT), "F minus M", "Edema")
     assert row["low"] < row["auroc_difference"] < row["high"] < 0
 
 
@@ -280,7 +281,7 @@ def test_metrics_are_what_is_defined_under_names_that_mlflow_takes() -> None:
     assert not any(np.isnan(value) for value in metrics.values())
     assert metrics["test/subgroup/sex_F/auroc/Edema"] == cell(found, "sex", "F", "Edema")["auroc"]
     assert metrics["test/subgroup/images_21_and_over/fpr/No Finding"] > 0
-    difference = contrast(found, "F - M", "macro_14")["auroc_difference"]
+    difference = contrast(found, "F minus M", "macro_14")["auroc_difference"]
     assert metrics["test/contrast/sex_F_minus_M/auroc/macro_14"] == difference
     assert "test/contrast/images_21_and_over_minus_1/tpr/Edema" in metrics
     assert not any("80_and_over" in name for name in metrics)  # nobody is that old
