@@ -130,4 +130,4 @@ def _title(table: pd.DataFrame, attribute: str, levels: list[_Level]) -> str:
     macro = table[[is_macro(name) for name in table["finding"]]].set_index("level")["auroc"].dropna()
     each = [f"{spoken(level.name)} {macro[level.name]:.3f}" for level in levels if level.name in macro.index]
     said = ", ".join(each) if len(each) <= 3 else f"{macro.min():.3f} to {macro.max():.3f}"
-    return f"AUROC by {spoken(attribute)}" + f"; macro average: {said}" * bool(each)
+    return f"AUROC by {spoken(attribute)}" + f"; macro average: {said}" * (len(each) > 1)
