@@ -186,7 +186,7 @@ def log_arrays(arrays: Mapping[str, np.ndarray], name: str) -> None:
 
 def copy_artifacts(run_id: str, names: Sequence[str]) -> None:
     """Log another run's artifacts (files, or its folder of image cards) on the active run, where it has them."""
-    there = {item.path for item in mlflow.MlflowClient().list_artifacts(run_id)}
+    there = {item.path for item in mlflow.MlflowClient().list_artifacts(run_id)}  # one call for all names
     for name in [name for name in names if name in there]:
         path = artifact(run_id, name)
         if path.is_dir():
@@ -252,16 +252,9 @@ def frame(run_id: str, path: str) -> pd.DataFrame:
         raise InputError(f"run {run_id}: its artifact {path} is not a whole table ({error}).") from error
 
 
-def frame_if_any(run_id: str, path: str) -> pd.DataFrame | None:
-    """Fetch a Parquet table of a run that may have none of that name."""
-    there = {item.path for item in mlflow.MlflowClient().list_artifacts(run_id)}
-    return frame(run_id, path) if path in there else None
-
-
-def text_if_any(run_id: str, path: str) -> str | None:
-    """A text file of a run that may have none of that name."""
-    there = {item.path for item in mlflow.MlflowClient().list_artifacts(run_id)}
-    return artifact(run_id, path).read_text() if path in there else None
+def has(run_id: str, name: str) -> bool:
+    """Whether a run has an artifact (file or folder) of this name at its root."""
+    return name in {item.path for item in mlflow.MlflowClient().list_artifacts(run_id)}
 
 
 @functools.cache

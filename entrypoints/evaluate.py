@@ -115,13 +115,14 @@ def _subject(
     scope = upstream.scope_line(source)
     if not same_data:
         scope += f" The model was trained on other data: {trained.tags['dataset']} ({trained.tags['scope']})."
+    labels = "expert_labels.parquet"
     own = source.table if same_data else tracking.frame(trained.tags["split_run"], "cohort.parquet")
     return Subject(
         scores=scores.join(rows[list(ABOUT)]),
         scope=scope,
         paper=published.AHMED_2025_AUROC if source.tags["scope"] == trained.tags["scope"] == "official" else {},
         fit_rows=own[own["split"] == "train"],
-        experts=tracking.frame_if_any(source.run_id, "expert_labels.parquet"),
+        experts=tracking.frame(source.run_id, labels) if tracking.has(source.run_id, labels) else None,
         home=None if same_data else upstream.table_at_home(trained),
         no_home=_SAME
         if same_data

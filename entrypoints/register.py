@@ -127,8 +127,10 @@ def _store(version: "ModelVersion") -> None:
     from entrypoints.risks import RECALIBRATION
 
     if run_id := _at_home(version):
-        found = {Path(name).stem: tracking.text_if_any(run_id, name) for name in (THRESHOLDS, RECALIBRATION)}
-        registry.set_tags(version, {name: text for name, text in found.items() if text})
+        names = [name for name in (THRESHOLDS, RECALIBRATION) if tracking.has(run_id, name)]
+        registry.set_tags(
+            version, {Path(name).stem: tracking.artifact(run_id, name).read_text() for name in names}
+        )
 
 
 if __name__ == "__main__":

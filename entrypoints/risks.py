@@ -34,15 +34,16 @@ def log(subject: Subject, val: pd.DataFrame, test: pd.DataFrame) -> tuple[list[s
 def _after_maps(subject: Subject, val: pd.DataFrame, test: pd.DataFrame) -> tuple[list[str], bool]:
     fitted = recalibration.fit(val)
     mlflow.log_dict(recalibration.to_dict(fitted), RECALIBRATION)
+    if fitted["platt_slope"].isna().all():
+        return [], False
     val, mapped = (recalibration.apply(rows, fitted, "platt") for rows in (val, test))
     after = calibration.table(mapped).loc[fitted["platt_slope"].notna().to_numpy()]
     tracking.log_frame(after, "calibration_platt")
     shifted = prior_shift.table(val, mapped).loc[after.index]
     tracking.log_frame(shifted, "prior_shift")
     subject.log(calibration.flat(after, "test", "_platt") | prior_shift.flat(shifted, "test"))
-    if len(shifted):
-        mlflow.log_figure(figures.prior_shift(shifted, subtitle=subject.scope), "prior_shift.png")
-    return _said(f"after the Platt maps fitted on validation ({_MARGIN})", after), len(after) > 0
+    mlflow.log_figure(figures.prior_shift(shifted, subtitle=subject.scope), "prior_shift.png")
+    return _said(f"after the Platt maps fitted on validation ({_MARGIN})", after), True
 
 
 def _reliability(test: pd.DataFrame, name: str, table: pd.DataFrame) -> figures.Reliability:

@@ -34,11 +34,16 @@ def bins(logits: np.ndarray, labels: np.ndarray, count: int = BINS) -> pd.DataFr
     _, of_value, tied = np.unique(logits, return_inverse=True, return_counts=True)
     middle_twice = 2 * np.cumsum(tied) - tied
     bin_of_value = count * middle_twice // (2 * max(len(logits), 1))  # integers: rounding moves no image
-    table = pd.DataFrame({"bin": bin_of_value[of_value], "label": labels, "p": probability(logits)})
-    return table.groupby("bin").agg(
-        mean_probability=("p", "mean"), observed=("label", "mean"), images=("label", "size"),
-        positives=("label", "sum"), lowest=("p", "min"), highest=("p", "max"),
-    ).reset_index(drop=True)  # fmt: skip
+    _, place, images = np.unique(bin_of_value[of_value], return_inverse=True, return_counts=True)
+    p, positives = probability(logits), np.bincount(place, weights=labels, minlength=len(images))
+    lowest, highest = np.full(len(images), np.inf), np.full(len(images), -np.inf)
+    np.minimum.at(lowest, place, p)
+    np.maximum.at(highest, place, p)
+    return pd.DataFrame(
+        {"mean_probability": np.bincount(place, weights=p, minlength=len(images)) / images,
+         "observed": positives / images, "images": images, "positives": positives.astype(np.int64),
+         "lowest": lowest, "highest": highest}
+    )  # fmt: skip
 
 
 def brier(logits: np.ndarray, labels: np.ndarray) -> float:

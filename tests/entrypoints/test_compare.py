@@ -51,7 +51,9 @@ def names_of_artifacts(run: Run) -> set[str]:
     return {item.path for item in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
 
 
-def test_two_runs_are_compared_by_finding_and_on_the_macro(score: Score, call: Callable) -> None:
+def test_two_runs_are_compared_by_finding_and_on_the_macro_and_other_images_refused(
+    score: Score, call: Callable
+) -> None:
     better, worse = score(0.5), score(3.0)
     done = call("compare", runs=f"{better.info.run_id}, {worse.info.run_id}")
     assert done.code == 0, done.err
@@ -68,13 +70,11 @@ def test_two_runs_are_compared_by_finding_and_on_the_macro(score: Score, call: C
     assert "says nothing about real X-rays" in run.data.tags["headline"]
     assert "not shown to be none" in run.data.tags["mlflow.note.content"]
 
-
-def test_other_images_are_refused(score: Score, call: Callable) -> None:
-    whole, part = score(0.5), score(0.5, skip=1)
-    done = call("compare", runs=f"{whole.info.run_id},{part.info.run_id}")
+    part = score(0.5, skip=1)
+    done = call("compare", runs=f"{better.info.run_id},{part.info.run_id}")
     assert done.code == 1
     assert "were not measured on the same images: 1 of" in " ".join(done.err.split())
-    assert mlflow.search_runs(filter_string="tags.stage = 'compare'", output_format="list") == []
+    assert len(mlflow.search_runs(filter_string="tags.stage = 'compare'", output_format="list")) == 1
 
 
 def finished(stage: str) -> str:
@@ -157,11 +157,3 @@ def test_versions_are_compared_and_the_champion_moves_only_for_a_clearly_better_
 
     assert call("compare", runs="models:/cxr-resnet50/1, models:/cxr-resnet50@candidate-phantom").code == 0
     assert newest("compare").info.run_name == "compare version 1 with candidate-phantom"
-
-    # the champion's very training again: the same weights, bit by bit
-    again = training | {"epochs": int(champion.version)}
-    assert call("train", **own, **again, **split, fresh="true").code == 0
-    assert call("register", **own, model="models:/cxr-resnet50/3").code == 0
-    decision = newest("register").data.tags["decision"]
-    assert decision.startswith("version 3 does not become champion-phantom")
-    assert "differs by +0.0000 (95 % of the patient bootstrap: +0.0000 to +0.0000)" in decision

@@ -86,43 +86,33 @@ def test_a_file_with_validation_rows_gets_everything(
     assert "test/contrast/sex_F_minus_M/auroc/Effusion" in values
     assert f"(95 % {values['test/auroc_low/macro_14']:.4f} to " in run.data.tags["headline"]
     assert set(pd.read_parquet(fetched(run, "scores.parquet"))["split"]) == {"val", "test"}
+    listed = table(run, "not_evaluated", "not evaluated").index
+    assert {"race or ethnicity", "use in a clinic", "leakage", "out of distribution"} <= set(listed)
+    assert "agreement with radiologists" in listed  # the drawn cohort has none
+    assert not {"thresholds", "recalibration, prior shift"} & set(listed)
+    assert run.data.tags["not_evaluated"] == "; ".join(listed)
+    assert "**Not evaluated in this run:**" in run.data.tags["mlflow.note.content"]
 
-
-def test_what_was_not_evaluated_is_listed_by_name_from_what_was_run(
-    tracking_store: str, call: Callable, cohort: Path, published: pd.DataFrame, tmp_path: Path
-) -> None:
-    published.to_parquet(tmp_path / "with.parquet")
-    published.drop(columns="split").to_parquet(tmp_path / "without.parquet")
-    for name in ("with", "without"):
-        assert call("evaluate", data=cohort, scores=tmp_path / f"{name}.parquet").code == 0
-    without, with_rows = evaluated()
-    needs_validation = "thresholds"
-    lists = [table(run, "not_evaluated", "not evaluated") for run in (with_rows, without)]
-    assert [needs_validation in one.index for one in lists] == [False, True]
-    assert ["recalibration, prior shift" in one.index for one in lists] == [False, True]
-    assert "there are no validation rows" in lists[1].loc[needs_validation, "why"]
-    for one, run in zip(lists, (with_rows, without), strict=True):
-        assert {"race or ethnicity", "use in a clinic", "leakage", "out of distribution"} <= set(one.index)
-        assert "agreement with radiologists" in one.index  # the drawn cohort has none
-        assert run.data.tags["not_evaluated"] == "; ".join(one.index)
-        assert "**Not evaluated in this run:**" in run.data.tags["mlflow.note.content"]
-    assert "thresholds.json" not in names(without)
-    assert not [name for name in without.data.metrics if "youden" in name or "platt" in name]
-
-
-def test_scores_that_a_run_left_give_the_same_numbers_again(
-    tracking_store: str, call: Callable, cohort: Path, published: pd.DataFrame, tmp_path: Path
-) -> None:
-    published.to_csv(tmp_path / "theirs.csv", index=False)
-    assert call("evaluate", data=cohort, scores=tmp_path / "theirs.csv").code == 0
-    (first,) = evaluated()
-    assert call("evaluate", data=cohort, scores=f"runs:/{first.info.run_id}/scores.parquet").code == 0
+    # the table that the run left, measured again
+    assert call("evaluate", data=cohort, scores=f"runs:/{run.info.run_id}/scores.parquet").code == 0
     again = evaluated()[0]
-    assert again.info.run_id != first.info.run_id
-    assert again.data.metrics == pytest.approx(first.data.metrics)
-    called = call("evaluate", data=cohort, scores=tmp_path / "theirs.csv")
-    assert "reusing run" in called.out
+    assert again.info.run_id != run.info.run_id
+    assert again.data.metrics == pytest.approx(run.data.metrics)
+    assert "reusing run" in call("evaluate", data=cohort, scores=tmp_path / "theirs.csv.gz").out
     assert len(evaluated()) == 2
+
+
+def test_without_validation_rows_what_needs_them_is_not_evaluated(
+    tracking_store: str, call: Callable, cohort: Path, published: pd.DataFrame, tmp_path: Path
+) -> None:
+    published.drop(columns="split").to_parquet(tmp_path / "without.parquet")
+    assert call("evaluate", data=cohort, scores=tmp_path / "without.parquet").code == 0
+    (run,) = evaluated()
+    why = table(run, "not_evaluated", "not evaluated")["why"]
+    for name in ("thresholds", "recalibration, prior shift"):
+        assert "there are no validation rows" in why[name]
+    assert "thresholds.json" not in names(run)
+    assert not [name for name in run.data.metrics if "youden" in name or "platt" in name]
 
 
 @pytest.mark.parametrize(

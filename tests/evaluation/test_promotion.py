@@ -73,7 +73,8 @@ def test_the_same_split_leaves_it_to_the_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"), [(0.002, 0.018, True), (-0.001, 0.021, False), (0.0, 0.02, False)]
+    ("low", "high", "expected"),
+    [(0.002, 0.018, True), (-0.001, 0.021, False), (0.0, 0.02, False), (0.0, 0.0, False)],
 )
 def test_only_a_lower_bound_above_0_moves_the_champion(low: float, high: float, expected: bool) -> None:
     better, reason = by_scores(standing("1"), macro(0.01, low, high))
