@@ -17,17 +17,17 @@ SIDES = {"layer1": 16, "layer2": 8, "layer3": 4, "layer4": 2}
 
 @pytest.fixture(scope="module")
 def network() -> ResNet:
-    """A ResNet-18 whose BatchNorm has seen data, in eval mode."""
+    """A ResNet-18 whose BatchNorm has seen data, in eval mode; float64, so that processors do not differ."""
     built = build("resnet18", seed=1)
     generator = torch.Generator().manual_seed(2)
     for _ in range(3):
         built(torch.randn(8, 3, 64, 64, generator=generator))
-    return built.eval()
+    return built.double().eval()
 
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    return torch.randn(len(TARGETS), 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    return torch.randn(len(TARGETS), 3, 64, 64, generator=torch.Generator().manual_seed(3)).double()
 
 
 def features(network: nn.Module, layer: str, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,7 +48,9 @@ def by_hand(network: nn.Module, layer: str, image: torch.Tensor, target: int) ->
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(
+        found.double(), expected.double(), rtol=0.0, atol=1e-5 * float(expected.abs().max())
+    )
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -72,7 +74,7 @@ def test_layer4_equals_the_closed_form_of_a_linear_head_over_an_average(
 def test_the_sum_of_a_layer4_map_is_the_logit_less_its_bias(network: ResNet, images: torch.Tensor) -> None:
     with torch.inference_mode():
         logits = network(images).gather(1, TARGETS[:, None])[:, 0] - network.fc.bias[TARGETS]
-    sums = signed_maps(network, "layer4", images, TARGETS).sum(dim=(1, 2))
+    sums = signed_maps(network, "layer4", images, TARGETS).double().sum(dim=(1, 2))
     torch.testing.assert_close(sums, logits.clone(), rtol=1e-4, atol=1e-5)
 
 
