@@ -121,7 +121,7 @@ def _shown(table: "pd.DataFrame", names: tuple[str, str]) -> "pd.DataFrame":
             names[0]: text["first"],
             names[1]: text["second"],
             "difference": text["difference"],
-            "95 % interval": text["difference_low"] + " to " + text["difference_high"],
+            "95 % interval": (text["difference_low"] + " to " + text["difference_high"]).replace(" to ", "none"),
             "p": text["p"],
             "p (Holm)": text["p_holm"],
             "positive patients": [

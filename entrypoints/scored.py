@@ -42,7 +42,8 @@ def run(common: Common, scores: str) -> str:
     if found := upstream.reuse(stage, common):
         return found
     source = _source(cohort, table, stage.data_digest)
-    if certain := scores_file.certain(path):
+    upstream.refuse_nothing_shared(source, [name for name in CLASSES if table[f"logit_{name}"].notna().any()])
+    if certain := table.attrs["certain"]:
         click.echo(
             f"evaluate: {certain:,} probabilities are 0 or 1: taken for half of the file's smallest distance"
         )

@@ -201,7 +201,7 @@ def refuse_nothing_shared(source: Split, learned: list[str]) -> None:
     if not set(labelled) & set(learned):
         raise InputError(
             f"{source.name}: its {len(test):,} test images are labelled in {', '.join(labelled) or 'nothing'}; "
-            f"the model has learned {', '.join(learned)}. There is nothing to measure."
+            f"the scores are of {', '.join(learned) or 'nothing'}. There is nothing to measure."
         )
 
 

@@ -22,18 +22,11 @@ _KINDS = ("prob_", "logit_")
 _FARTHEST = 1e6  # logits beyond it are no logits
 
 
-def certain(scores: Path) -> int:
-    """How many probabilities of a scores file are exactly 0 or 1."""
-    raw = _read(scores)
-    columns = [column for column in raw.columns if str(column).lower().startswith("prob_")]
-    values = raw[columns].apply(pd.to_numeric, errors="coerce")
-    return int(values.isin([0, 1]).sum().sum())
-
-
 def read(path: Path, cohort: pd.DataFrame) -> pd.DataFrame:
     """The scores table (see `predict`) of the images in the file, in its order; no `split` column: all test.
 
-    Logits are float64, NaN for a class that the file has no column for, or an empty one. Raises InputError for a
+    Logits are float64, NaN for a class that the file has no column for, or an empty one; attrs["certain"] counts
+    the probabilities of exactly 0 or 1. Raises InputError for a
     file that is not readable, for a value that is no probability or logit, for an image that comes twice or is not
     in the cohort, and for a patient in both parts.
     """
@@ -55,7 +48,9 @@ def read(path: Path, cohort: pd.DataFrame) -> pd.DataFrame:
             f"{path}: {(both > 1).sum():,} patients have images in val and in test: "
             f"{first_ten(both.index[both > 1].tolist())}. Expected each in one of them."
         )
-    return pd.concat([known, pd.DataFrame(scores)], axis=1)
+    table = pd.concat([known, pd.DataFrame(scores)], axis=1)
+    table.attrs["certain"] = sum(_certain(raw[column]) for column in columns.values())
+    return table
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -106,9 +101,8 @@ def _only(path: Path, names: list[str], expected: str, there: list[str] | None =
 
 
 def _logits(path: Path, raw: pd.DataFrame, column: str | None, image: str) -> np.ndarray:
-    if (
-        column is None or raw[column].replace("", np.nan).isna().all()
-    ):  # ours has a column for unknown classes, too
+    # a table that a run of ours left has an empty column for a class that was not scored
+    if column is None or raw[column].replace("", np.nan).isna().all():
         return np.full(len(raw), np.nan)
     values = pd.to_numeric(raw[column], errors="coerce").to_numpy(dtype=np.float64)
     if column.lower().startswith("prob_"):
@@ -117,6 +111,12 @@ def _logits(path: Path, raw: pd.DataFrame, column: str | None, image: str) -> np
     far = ~(np.abs(values) <= _FARTHEST)
     _refuse(path, raw[far], column, f"values are no number from {-_FARTHEST:,.0f} to {_FARTHEST:,.0f}", by=image)
     return values
+
+
+def _certain(column: pd.Series) -> int:
+    if not str(column.name).lower().startswith("prob_"):
+        return 0
+    return int(pd.to_numeric(column, errors="coerce").isin([0, 1]).sum())
 
 
 def _ends(probabilities: np.ndarray) -> tuple[float, float]:

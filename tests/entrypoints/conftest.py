@@ -30,6 +30,17 @@ def own_cohort(phantom_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(phantom_folder, tmp_path / "cohort"))
 
 
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn metadata of 300 patients, and no image. Read only."""
+    from cxr.data import phantom
+
+    folder = tmp_path_factory.mktemp("tables") / "cohort"
+    phantom.draw(folder, patients=300, size=64)
+    shutil.rmtree(folder / "images")
+    return folder
+
+
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Called]]:
     """`call("train", epochs=1)` runs the command as `python -m entrypoints.train --epochs 1` would."""

@@ -1,6 +1,5 @@
 """Comparing two evaluate runs: paired, named, refused on other images; and promotion by it."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,28 +15,19 @@ from cxr.findings import CLASSES
 Score = Callable[..., Run]
 
 
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn metadata of 200 patients, and no image."""
-    folder = tmp_path_factory.mktemp("compared") / "cohort"
-    phantom.draw(folder, patients=200, size=64)
-    shutil.rmtree(folder / "images")
-    return folder
-
-
 @pytest.fixture
-def score(tracking_store: str, call: Callable, cohort: Path, tmp_path: Path) -> Score:
+def score(tracking_store: str, call: Callable, tables: Path, tmp_path: Path) -> Score:
     """An evaluate run of drawn scores with so much noise, of all images or all but the first."""
 
     def evaluated(noise: float, *, skip: int = 0) -> Run:
-        table = nih.read(cohort, split="test").table.iloc[skip:]
+        table = nih.read(tables, split="test").table.iloc[skip:]
         rng = np.random.default_rng(1)
         scores = pd.DataFrame({"image": table["image"]})
         for name in CLASSES:
             scores[f"logit_{name}"] = table[name] + noise * rng.normal(size=len(table))
         path = tmp_path / f"noise-{noise}-{skip}.parquet"
         scores.to_parquet(path)
-        assert call("evaluate", data=cohort, scores=path).code == 0
+        assert call("evaluate", data=tables, scores=path).code == 0
         return newest("evaluate")
 
     return evaluated

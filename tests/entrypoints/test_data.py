@@ -295,7 +295,7 @@ def test_nothing_to_measure_is_said_before_anything_is_scored(
     test = own_csv(drawn, tmp_path / "b", name="site-b", classes=("Hernia",))
     done = call("evaluate", store=tiny["store"], data=f"csv:{test}", model=MODEL)
     assert done.code == 1
-    assert "labelled in Hernia; the model has learned Effusion" in " ".join(done.err.split())
+    assert "labelled in Hernia; the scores are of Effusion" in " ".join(done.err.split())
     assert mlflow.search_runs(filter_string="tags.stage = 'evaluate'", output_format="list") == []
 
 

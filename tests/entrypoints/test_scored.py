@@ -1,6 +1,5 @@
 """Evaluating a file of scores: no model and no images; the same numbers as from the model, or published ones."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,25 +9,15 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
-from cxr.data import phantom
 from cxr.findings import FINDINGS
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn metadata of 300 patients, and no image."""
-    folder = tmp_path_factory.mktemp("scored") / "cohort"
-    phantom.draw(folder, patients=300, size=64)
-    shutil.rmtree(folder / "images")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def published(cohort: Path) -> pd.DataFrame:
+def published(tables: Path) -> pd.DataFrame:
     """What somebody might publish: probabilities that follow the labels, for all images but No Finding's."""
     from cxr.data import nih
 
-    table = nih.read(cohort, split="test").table
+    table = nih.read(tables, split="test").table
     rng = np.random.default_rng(0)
     scores = pd.DataFrame({"Image Index": table["image"]})
     for name in FINDINGS:
@@ -54,10 +43,10 @@ def table(run: Run, name: str, index: str = "finding") -> pd.DataFrame:
 
 
 def test_a_file_with_validation_rows_gets_everything(
-    tracking_store: str, call: Callable, cohort: Path, published: pd.DataFrame, tmp_path: Path
+    tracking_store: str, call: Callable, tables: Path, published: pd.DataFrame, tmp_path: Path
 ) -> None:
     published.to_csv(tmp_path / "theirs.csv.gz", index=False)
-    done = call("evaluate", data=cohort, scores=tmp_path / "theirs.csv.gz")
+    done = call("evaluate", data=tables, scores=tmp_path / "theirs.csv.gz")
     assert done.code == 0, done.err
     (run,) = evaluated()
     assert run.info.status == "FINISHED"
@@ -94,19 +83,19 @@ def test_a_file_with_validation_rows_gets_everything(
     assert "**Not evaluated in this run:**" in run.data.tags["mlflow.note.content"]
 
     # the table that the run left, measured again
-    assert call("evaluate", data=cohort, scores=f"runs:/{run.info.run_id}/scores.parquet").code == 0
+    assert call("evaluate", data=tables, scores=f"runs:/{run.info.run_id}/scores.parquet").code == 0
     again = evaluated()[0]
     assert again.info.run_id != run.info.run_id
     assert again.data.metrics == pytest.approx(run.data.metrics)
-    assert "reusing run" in call("evaluate", data=cohort, scores=tmp_path / "theirs.csv.gz").out
+    assert "reusing run" in call("evaluate", data=tables, scores=tmp_path / "theirs.csv.gz").out
     assert len(evaluated()) == 2
 
 
 def test_without_validation_rows_what_needs_them_is_not_evaluated(
-    tracking_store: str, call: Callable, cohort: Path, published: pd.DataFrame, tmp_path: Path
+    tracking_store: str, call: Callable, tables: Path, published: pd.DataFrame, tmp_path: Path
 ) -> None:
     published.drop(columns="split").to_parquet(tmp_path / "without.parquet")
-    assert call("evaluate", data=cohort, scores=tmp_path / "without.parquet").code == 0
+    assert call("evaluate", data=tables, scores=tmp_path / "without.parquet").code == 0
     (run,) = evaluated()
     why = table(run, "not_evaluated", "not evaluated")["why"]
     for name in ("thresholds", "recalibration, prior shift"):
@@ -136,13 +125,13 @@ def test_what_does_nothing_beside_scores_is_refused(
 
 
 def test_a_bad_file_is_one_error_and_no_finished_run(
-    tracking_store: str, call: Callable, cohort: Path, published: pd.DataFrame, tmp_path: Path
+    tracking_store: str, call: Callable, tables: Path, published: pd.DataFrame, tmp_path: Path
 ) -> None:
     published.assign(prob_Edema=published["prob_Edema"].where(published.index > 0)).to_csv(
         tmp_path / "nan.csv", index=False
     )
     for name, words in (("nan.csv", "prob_Edema"), ("none.csv", "none.csv: there is")):
-        done = call("evaluate", data=cohort, scores=tmp_path / name)
+        done = call("evaluate", data=tables, scores=tmp_path / name)
         assert done.code == 1
         assert words in done.err
         assert "Traceback" not in done.err
@@ -150,10 +139,10 @@ def test_a_bad_file_is_one_error_and_no_finished_run(
 
 
 def test_a_set_without_positives_is_undefined_and_said_so(
-    tracking_store: str, call: Callable, cohort: Path, published: pd.DataFrame, tmp_path: Path
+    tracking_store: str, call: Callable, tables: Path, published: pd.DataFrame, tmp_path: Path
 ) -> None:
     published.head(1).drop(columns="split").to_csv(tmp_path / "one.csv", index=False)
-    done = call("evaluate", data=cohort, scores=tmp_path / "one.csv")
+    done = call("evaluate", data=tables, scores=tmp_path / "one.csv")
     assert done.code == 0, done.err
     (run,) = evaluated()
     assert "undefined" in run.data.tags["headline"]
@@ -181,3 +170,19 @@ def test_published_scores_on_real_metadata(tracking_store: str, call: Callable, 
     assert "NIH ChestX-ray14, 22,433 images of 6,187 patients, those of the file" in run.data.tags["headline"]
     assert {"expert_labels_all_findings.png", "metadata_only.png", "reliability.png"} <= names(run)
     assert "out of distribution" in run.data.tags["not_evaluated"]
+
+
+def test_scores_of_nothing_that_the_set_labels_are_refused(
+    tracking_store: str, call: Callable, tables: Path, tmp_path: Path
+) -> None:
+    from cxr.data import nih
+
+    images = nih.read(tables, split="test").table["image"]
+    own = pd.DataFrame({"image": images, "patient_id": range(len(images)), "Hernia": 0})
+    (tmp_path / "own").mkdir()
+    own.to_csv(tmp_path / "own" / "own.csv", index=False)
+    pd.DataFrame({"image": images, "prob_Edema": 0.5}).to_csv(tmp_path / "s.csv", index=False)
+    done = call("evaluate", data=f"csv:{tmp_path / 'own' / 'own.csv'}", scores=tmp_path / "s.csv")
+    assert done.code == 1
+    assert "labelled in Hernia; the scores are of Edema" in " ".join(done.err.split())
+    assert evaluated() == []

@@ -24,3 +24,15 @@ def drawn_scores(
         scores = strength * table[name] + 0.5 * own + rng.normal(size=len(patient))
         table[f"logit_{name}"] = scores if name in known else np.nan
     return table
+
+
+def edema_scores(labels: np.ndarray, logits: np.ndarray, patients: np.ndarray | None = None) -> pd.DataFrame:
+    """A scores table with these for Edema, a patient an image unless given; no other class is labelled."""
+    count = len(labels)
+    columns: dict[str, object] = {
+        "image": np.arange(count),
+        "patient_id": np.arange(count) if patients is None else patients,
+        "split": "test",
+    }
+    columns |= dict.fromkeys((*CLASSES, *(f"logit_{name}" for name in CLASSES)), np.nan)
+    return pd.DataFrame(columns).assign(Edema=labels, logit_Edema=logits)

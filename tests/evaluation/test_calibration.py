@@ -19,18 +19,7 @@ from cxr.evaluation.calibration import (
 )
 from cxr.evaluation.recalibration import platt, probability
 from cxr.findings import CLASSES
-
-
-def scores(labels: np.ndarray, logits: np.ndarray, patients: np.ndarray | None = None) -> pd.DataFrame:
-    """A scores table with these for Edema, a patient an image unless given; no other class is labelled."""
-    count = len(labels)
-    columns: dict[str, object] = {
-        "image": np.arange(count),
-        "patient_id": np.arange(count) if patients is None else patients,
-        "split": "test",
-    }
-    columns |= dict.fromkeys((*CLASSES, *(f"logit_{name}" for name in CLASSES)), np.nan)
-    return pd.DataFrame(columns).assign(Edema=labels, logit_Edema=logits)
+from tests.evaluation.drawn import edema_scores as scores
 
 
 def drawn(count: int, *, seed: int = 0, a: float = 0.0, b: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

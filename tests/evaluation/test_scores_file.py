@@ -79,10 +79,11 @@ def test_rounded_probabilities_keep_a_slope(cohort: pd.DataFrame, write: Write) 
         frame = pd.DataFrame({"image": cohort["image"], "prob_Edema": expit(exact).round(decimals)})
         assert (frame["prob_Edema"] == 0).any()
         path = write(frame, f"{decimals}.csv")
-        logits = scores_file.read(path, cohort)["logit_Edema"]
+        read = scores_file.read(path, cohort)
+        logits = read["logit_Edema"]
         smallest = frame["prob_Edema"][frame["prob_Edema"] > 0].min()
         assert expit(logits.min()) == pytest.approx(smallest / 2)
-        assert scores_file.certain(path) == frame["prob_Edema"].isin([0, 1]).sum()
+        assert read.attrs["certain"] == frame["prob_Edema"].isin([0, 1]).sum()
 
 
 @pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
