@@ -12,6 +12,9 @@ import pytest
 
 # before torch is imported: its threads shall not spin against whatever else runs here
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Tests start a hundred processes: where nobody keeps the bytecode, each compiles torch and mlflow anew, for 6 s.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 ROOT = Path(__file__).parent.parent
 # CXR_REAL_DATA names a folder with nih/, external/ and predictions/; without it the real-data cases skip.

@@ -24,7 +24,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.001)
+        time.sleep(0.01)
 
 
 def end(process: subprocess.Popen[str], seconds: float = 20) -> tuple[int, str, str]:

@@ -23,7 +23,7 @@ def workers(process: StageProcess, count: int) -> list[psutil.Process]:
 
 
 def test_a_killed_process_is_started_anew_and_training_goes_on_from_the_checkpoint(shelf: Place) -> None:
-    process = shelf.train(processes=2, epochs=12, fresh="true")
+    process = shelf.train(processes=2, epochs=6, fresh="true")
     run_id = shelf.run_id_of(process)
     wait_until(lambda: position(shelf.logbook(run_id)) >= (2, 0), 60)
     before = workers(process, 2)
@@ -32,10 +32,10 @@ def test_a_killed_process_is_started_anew_and_training_goes_on_from_the_checkpoi
     assert not set(before) & set(process.family())
     run = shelf.client().get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert [step for step, _ in shelf.history(run_id, "train/loss")] == list(range(1, 13))  # each once
+    assert [step for step, _ in shelf.history(run_id, "train/loss")] == list(range(1, 7))  # each once
     assert run.data.params["config.processes"] == "2"
     epochs = [int(line.split("epoch ")[1].split()[0]) for line in process.out.splitlines() if "epoch " in line]
-    assert sorted(set(epochs)) == list(range(1, 13))
+    assert sorted(set(epochs)) == list(range(1, 7))
     assert epochs.count(1) == epochs.count(2) == 1  # it did not begin anew
 
 
