@@ -44,3 +44,21 @@ AHMED_2025_TABLE_2 = {
     "Pleural_Thickening": 3_385,
     "Hernia": 227,
 }
+
+# Wang et al., "ChestX-ray8", CVPR 2017 (https://arxiv.org/abs/1705.02315), section 4.2: share of NIH's 984 boxes
+# that are found, by measure and finding. IoBB is the intersection over the detected box; heat thresholds are 60
+# and 180 of 255.
+_BOXED = (
+    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
+)  # fmt: skip
+WANG_2017_LOCALISATION: dict[str, dict[str, float]] = {
+    measure: dict(zip(_BOXED, accuracy, strict=True))
+    for measure, accuracy in {
+        "iobb_0.1": (0.728, 0.993, 0.712, 0.789, 0.435, 0.165, 0.750, 0.459),
+        "iobb_0.25": (0.550, 0.979, 0.542, 0.577, 0.282, 0.051, 0.558, 0.347),
+        "iobb_0.5": (0.283, 0.877, 0.333, 0.423, 0.141, 0.013, 0.383, 0.184),
+        "iou_0.1": (0.689, 0.938, 0.660, 0.707, 0.400, 0.139, 0.633, 0.378),
+        "iou_0.3": (0.244, 0.459, 0.301, 0.276, 0.153, 0.038, 0.167, 0.133),
+        "iou_0.5": (0.050, 0.178, 0.111, 0.065, 0.012, 0.013, 0.033, 0.031),
+    }.items()
+}

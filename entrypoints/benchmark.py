@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cxr.data.store import Store
 
 OF_IMAGES = ("decode", "read", "memory", "train", "start")
-PARTS = (*OF_IMAGES, "bootstrap", "coverage")  # the last two draw numbers, and need no images
+PARTS = (*OF_IMAGES, "explain", "bootstrap", "coverage")  # the last three draw what they need
 _FILES = 200  # as many as are decoded and scaled; the peers' pipeline reads them again and again
 
 
@@ -40,7 +40,7 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     "--data",
     default="phantom",
     help="Images to measure with: a folder in NIH's layout, or phantom, "
-    "whose small drawings say little of decoding. bootstrap and coverage need none.",
+    "whose small drawings say little of decoding. explain, bootstrap and coverage need none.",
 )
 @click.option(
     "--store", default="", help="Folder for packed images and the drawn phantom. Empty: the user's cache folder."
@@ -59,7 +59,7 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     "--arch",
     type=click.Choice(["auto", *ARCHS]),
     default="auto",
-    help="train: network; auto: resnet50 on a GPU, resnet18 on a CPU.",
+    help="train, explain: network; auto: resnet50 on a GPU, resnet18 on a CPU.",
 )
 @click.option("--batch_sizes", type=Sizes(), default="32,256", help="train: images a step, joined by commas.")
 @click.option(
@@ -68,12 +68,12 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     default=2_000,
     help="coverage: drawn test sets at each number of positive patients.",
 )
-@click.option("--device", type=Device(), default="auto", help="train, start: auto, cpu, cuda or cuda:N.")
+@click.option("--device", type=Device(), default="auto", help="train, start, explain: auto, cpu, cuda or cuda:N.")
 def main(
     data: str, store: str, parts: tuple[str, ...], image_size: int, rows: int, arch: str,
     batch_sizes: tuple[int, ...], repetitions: int, device: str,
 ) -> None:  # fmt: skip
-    """Measure decoding, reading, memory, training, its start and the bootstrap, and how often intervals hold."""
+    """Measure decoding, reading, memory, training, its start, maps and the bootstrap; how often intervals hold."""
     if not parts:
         raise click.UsageError(f"parts is empty: expected some of {', '.join(PARTS)}, joined by commas.")
     import mlflow
@@ -97,7 +97,7 @@ def main(
         mlflow.set_tags(table.machine())
         measured: list[Row] = []
         images = _measure(data, store_folder(store), parts, image_size, rows, arch, batch_sizes, where)
-        for row in chain(images, _numbers(parts, repetitions)):
+        for row in chain(images, _maps(parts, arch, image_size, where), _numbers(parts, repetitions)):
             measured.append(row)
             click.echo(f"{row.part}: {row.measure}: {_told(row)}")
         mlflow.log_metrics(table.metrics(row for row in measured if not math.isnan(row.value)))
@@ -152,6 +152,13 @@ def _measure(
         yield from _training(found, packed, size, arch, batch_sizes, where)
     if "start" in parts:
         yield from _start(root, where)
+
+
+def _maps(parts: tuple[str, ...], arch: str, size: int, where: "torch.device") -> "Iterator[Row]":
+    from cxr.benchmarks import explain
+
+    if "explain" in parts:
+        yield from explain.measure(arch=arch, size=size, device=where)
 
 
 def _numbers(parts: tuple[str, ...], repetitions: int) -> "Iterator[Row]":

@@ -18,6 +18,7 @@ from entrypoints.options import Common, How
 @options.how
 @options.seeds
 @options.layer
+@options.stress
 @options.register_as
 def main(
     common: Common,
@@ -27,6 +28,7 @@ def main(
     how: How,
     seeds: int,
     layer: str,
+    stress: str,
     register_as: str,
 ) -> None:
     """Run every stage in turn and register the trained model."""
@@ -49,7 +51,7 @@ def main(
             scored.append(
                 evaluate.run(replace(common, seed=seed), model=other, split_run=split_run, processes=how.processes)
             )
-        explain_run = explain.run(common, evaluate_run=evaluate_run, layer=layer)
+        explain_run = explain.run(common, evaluate_run=evaluate_run, layer=layer, stress=stress)
         version = register.run(common, evaluate_run=evaluate_run, register_as=register_as) if register_as else ""
         runs = {"split_run": split_run, "train_run": train_run, "evaluate_run": evaluate_run,
                 "explain_run": explain_run}  # fmt: skip

@@ -160,6 +160,10 @@ layer = click.option(
     "--layer", type=click.Choice(["auto", *LAYERS]), default="auto", help="Block whose output is mapped. auto: "
     "layer4, or layer3 where images are under 224 px.",
 )  # fmt: skip
+stress = click.option(
+    "--stress", type=click.Choice(["quick", "full", "off"]), default="quick", help="What is done to the maps: "
+    "quick takes a stated few images, full many and every region; off: maps and boxes only.",
+)  # fmt: skip
 
 
 def refuse_idle(common: Common, given: str, value: str) -> None:

@@ -34,7 +34,7 @@ LAYERS = {
     "cxr.registry": BASE | {"cxr.evaluation.promotion"},
     "cxr.serving": DATA | {"cxr.model"},
     "cxr.pyfunc_model": {"cxr.serving"},
-    "cxr.benchmarks": DATA | {"cxr.device", "cxr.model", "cxr.evaluation", "cxr.training", "cxr.interrupt"},
+    "cxr.benchmarks": DATA | {f"cxr.{name}" for name in (*TRAINING, "explain", "training")},
     "cxr": set(),
     "entrypoints": {"cxr", "entrypoints"},
 }
@@ -49,7 +49,8 @@ PLACES = {
     "requests": ("cxr.data", "cxr.delivery"),
     "urllib3": ("cxr.data",),
     "filelock": ("cxr.data", "cxr.delivery"),
-    "scipy": ("cxr.evaluation", "cxr.benchmarks"),
+    "scipy": ("cxr.evaluation", "cxr.explain", "cxr.benchmarks"),
+    "skimage": ("cxr.explain",),
     "sklearn": ("cxr.evaluation", "cxr.benchmarks"),
 }
 

@@ -176,11 +176,14 @@ def test_one_image_has_no_sd_and_zero_maps_say_so() -> None:
 def test_panel_shows_each_image_beside_its_own_overlay() -> None:
     tiles = [
         Tile(GREY, RAMP, "Mass: p = 0.91, $5", "a_$1.png"),
-        Tile(GREY, RAMP / 9, "Edema: p = 0.1", "b.png"),
+        Tile(GREY, RAMP / 9, "Pleural_Thickening: p = 0.1", "b_2.png"),
         Tile(GREY, ZERO, "Mass: p = 0.5", "c.png"),
     ]
     fig = panel(tiles, title="Single images", subtitle="s", columns=2)
-    assert {"Mass: p = 0.91, $5", "a_$1.png", "b.png", "c.png (map is zero)", "tile's maximum"} <= set(texts(fig))
+    said = texts(fig)
+    assert {"Mass: p = 0.91, $5", "each map's own maximum"} <= set(said)
+    assert {"a_$1.png", "b_2.png", "c.png (map is zero)"} <= set(said)
+    assert "Pleural Thickening: p = 0.1" in said  # a finding's name is spoken, a file's is not
     for ax, tile in zip(fig.axes, tiles, strict=False):
         np.testing.assert_array_equal(picture(ax)[:, :SIDE], overlay(GREY, ZERO))
         np.testing.assert_array_equal(picture(ax)[:, -SIDE:], overlay(GREY, tile.map))

@@ -11,14 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from torch.nn import functional
-
-from cxr.data.loader import Pixels, batches
-from cxr.data.store import Store
-from cxr.explain.gradcam import signed_maps
-
-_BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +29,7 @@ class ClassMap:
 
 
 class ClassMean:
-    """Running sums over the images of one class."""
+    """Running sums over the images of one class; two of them add up to that of both."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -44,7 +37,9 @@ class ClassMean:
         self.images = 0
         self.zero_maps = 0
         self.pixels = np.zeros((size, size))  # float64, like the sums below
-        self.sums = {name: np.zeros((2, size, size)) for name in ("relu", "signed")}  # of x and of x squared
+        self.sums: dict[
+            str, torch.Tensor
+        ] = {}  # relu, signed -> [2, S, S] of x and of x squared, where the maps are
 
     def add(self, pixels: np.ndarray, maps: torch.Tensor, patients: np.ndarray) -> None:
         """Add images: pixels [N, H, W] uint8, signed maps [N, h, w], patients [N]."""
@@ -53,8 +48,17 @@ class ClassMean:
         self.patients.update(patients.tolist())
         self.pixels += pixels.sum(axis=0, dtype=np.float64)
         for name, part in (("relu", maps.clamp(min=0)), ("signed", maps)):
-            large = upsample(part, self.size).astype(np.float64)
-            self.sums[name] += np.stack([large.sum(axis=0), np.square(large).sum(axis=0)])
+            large = enlarge(part, self.size).double()
+            moments = torch.stack([large.sum(dim=0), large.square().sum(dim=0)])
+            self.sums[name] = moments + self.sums.get(name, 0)
+
+    def __add__(self, other: "ClassMean") -> "ClassMean":
+        both = ClassMean(self.size)
+        both.patients = self.patients | other.patients
+        both.images, both.zero_maps = self.images + other.images, self.zero_maps + other.zero_maps
+        both.pixels = self.pixels + other.pixels
+        both.sums = {name: self.sums[name] + other.sums[name] for name in self.sums}
+        return both
 
     def result(self) -> ClassMap:
         """The averages so far; needs at least one image."""
@@ -73,7 +77,7 @@ class ClassMean:
         )
 
     def _moments(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        total, squares = self.sums[name]
+        total, squares = self.sums[name].cpu().numpy()
         mean = total / self.images
         if self.images < 2:
             return mean.astype(np.float32), np.full_like(mean, np.nan, dtype=np.float32)
@@ -81,25 +85,16 @@ class ClassMean:
         return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
-def upsample(maps: torch.Tensor, size: int) -> np.ndarray:
-    """Maps [N, h, w] -> [N, size, size] float32, bilinear, align_corners=False."""
+def enlarge(maps: torch.Tensor, size: int) -> torch.Tensor:
+    """Maps [N, h, w] -> [N, size, size], bilinear, align_corners=False."""
     large = functional.interpolate(maps.unsqueeze(1), size=(size, size), mode="bilinear", align_corners=False)
-    return large.squeeze(1).numpy()
+    return large.squeeze(1)
 
 
-def class_map(
-    network: nn.Module, layer: str, store: Store, images: pd.DataFrame, output: int, *, device: torch.device
-) -> ClassMap:
-    """Average the maps of one output over images: rows of a cohort or scores table."""
-    size = store.pixels.shape[1]
-    rows = store.rows_of(images["image"].tolist())
-    patients = images["patient_id"].to_numpy()
-    mean = ClassMean(size)
-    for positions, batch in batches(Pixels(store, device), rows, batch_size=_BATCH):
-        here = positions.numpy()
-        maps = signed_maps(network, layer, batch, torch.full((len(here),), output))
-        mean.add(store.pixels[rows[here]], maps, patients[here])
-    return mean.result()
+def upsample(maps: torch.Tensor, size: int) -> np.ndarray:
+    """`enlarge`, as an array."""
+    large: np.ndarray = enlarge(maps, size).cpu().numpy()
+    return large
 
 
 def summary(maps: dict[str, ClassMap]) -> pd.DataFrame:

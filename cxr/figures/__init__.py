@@ -1,4 +1,4 @@
-"""Figures for people who read a run: how common findings are, AUROC and what it hides, Grad-CAM maps.
+"""Figures for people who read a run: prevalence, AUROC and what it hides, Grad-CAM maps and their tests.
 
 Every function takes tables or arrays and returns a `Figure` that nothing else holds on to: no pyplot, no
 global state, so it draws in any thread and without a display. Input comes from our own code: a wrong
@@ -10,14 +10,20 @@ a second cue (marker, position or text). A caller's text is never mathtext: name
 from cxr.figures.calibration import Reliability, reliability
 from cxr.figures.comparisons import beside, differences
 from cxr.figures.curves import Curve, precision_recall, roc
+from cxr.figures.faithfulness import faithfulness
 from cxr.figures.intervals import MacroRow, auroc
-from cxr.figures.maps import ClassMapRow, Tile, class_maps, example_images, overlay, panel
+from cxr.figures.localisation import box_accuracy, pointing
+from cxr.figures.maps import ClassMapRow, Group, OutcomeRow, class_grid, class_maps, outcomes
+from cxr.figures.pictures import Tile, example_images, overlay, panel
 from cxr.figures.repeats import coverage, seeds
+from cxr.figures.shortcuts import attention, masking
+from cxr.figures.stress import randomisation, similarities
 from cxr.figures.subgroups import rates, subgroups
 from cxr.figures.tables import prevalence, prior_shift, shift
 
 __all__ = [
-    "ClassMapRow", "Curve", "MacroRow", "Reliability", "Tile", "auroc", "beside", "class_maps", "coverage",
-    "differences", "example_images", "overlay", "panel", "precision_recall", "prevalence", "prior_shift", "rates",
-    "reliability", "roc", "seeds", "shift", "subgroups",
+    "ClassMapRow", "Curve", "Group", "MacroRow", "OutcomeRow", "Reliability", "Tile", "attention", "auroc",
+    "beside", "box_accuracy", "class_grid", "class_maps", "coverage", "differences", "example_images",
+    "faithfulness", "masking", "outcomes", "overlay", "panel", "pointing", "precision_recall", "prevalence",
+    "prior_shift", "randomisation", "rates", "reliability", "roc", "seeds", "shift", "similarities", "subgroups",
 ]  # fmt: skip

@@ -1,24 +1,19 @@
-"""Figures of pictures: Grad-CAM maps over images, their class averages, contact sheets."""
+"""Figures of class-averaged Grad-CAM: each finding's mean map, all findings at one look, outcomes apart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from cxr.figures.frame import DARK, LINE, MUTED, SMALL, TEXT, WIDTH, Style, figure, note, wrap
+from cxr.figures.frame import DARK, MUTED, SMALL, TEXT, Style, capital, figure, note, spoken, wrap
+from cxr.figures.pictures import Heat, Pixels, overlay, picture, scale, scale_bar, sheet
 
-Pixels = npt.NDArray[np.uint8]
-Heat = npt.NDArray[np.floating[Any]]
-Cell = tuple[Pixels, str, str]  # picture, caption, name
-
-_HEAT_MAP = colormaps["plasma"]  # perceptually uniform; its low end is a colour, not black, so grey shows
+# outcome -> what stands under its picture
+OUTCOMES = {"true positive": "found", "false negative": "missed", "false positive": "false alarm"}
+_BOX: Style = {"bbox": {"fc": "white", "ec": "none", "pad": 3.0}, "ha": "center", "va": "center"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,16 +31,25 @@ class ClassMapRow:
     mean_image: Pixels
     mean_map: Heat
     sd_map: Heat
+    zero_maps: int = 0  # images whose map has no positive value
 
 
-@dataclass(frozen=True, eq=False)
-class Tile:
-    """One grey image [H, W], its map [H, W] >= 0, what to say of it, and its file name."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """The average over the images of one outcome: `mean_image` grey levels [H, W], `mean_map` [H, W] >= 0."""
 
-    image: Pixels
-    map: Heat
-    caption: str
-    name: str
+    images: int
+    patients: int
+    mean_image: Pixels
+    mean_map: Heat
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OutcomeRow:
+    """A finding's averages by outcome, a key of OUTCOMES; an outcome without an image is left out."""
+
+    finding: str
+    groups: Mapping[str, Group]
 
 
 def class_maps(rows: Sequence[ClassMapRow], *, title: str, subtitle: str) -> Figure:
@@ -65,39 +69,42 @@ def class_maps(rows: Sequence[ClassMapRow], *, title: str, subtitle: str) -> Fig
     return fig
 
 
-def panel(tiles: Sequence[Tile], *, title: str, subtitle: str, columns: int = 3) -> Figure:
-    """Single images, each beside its own Grad-CAM overlay, `columns` pairs a line.
+def class_grid(rows: Sequence[ClassMapRow], *, title: str, subtitle: str) -> Figure:
+    """All findings at one look: each one's mean map over its mean image, five a line.
 
-    Every overlay has its own scale, from 0 to that map's maximum: colours of two tiles do not compare.
+    Every picture has its own scale, from 0 to the maximum that stands under it: colours of two findings do
+    not compare, since logits of different classes do not.
     """
-    cells = [(_pair(t), t.caption, t.name + ("" if t.map.any() else " (map is zero)")) for t in tiles]
-    fig = _sheet(cells, (title, subtitle), columns, extra=0.55)
-    bar = fig.colorbar(_scale(1.0), ax=fig.axes, location="bottom", shrink=0.3, aspect=28, pad=0.02)
-    bar.set_ticks([0, 1], labels=["0", "tile's maximum"], fontsize=SMALL)
+    cells = []
+    for row in rows:
+        highest = f"maximum {row.mean_map.max():.2g} logits" if row.mean_map.any() else "mean map is zero"
+        cells.append((overlay(row.mean_image, row.mean_map), spoken(row.finding), f"{_sizes(row)}\n{highest}"))
+    subtitle += "\nEach picture has its own scale: compare where the colours lie, not how strong they are."
+    fig = sheet(cells, (title, subtitle), columns=5, extra=0.55, weight="bold")
+    scale_bar(fig, "picture's maximum")
     return fig
 
 
-def example_images(images: Sequence[Pixels], captions: Sequence[str], *, title: str, subtitle: str) -> Figure:
-    """A contact sheet of grey uint8 images [H, W], up to four a line, each under its caption."""
-    assert all((i.ndim, i.dtype.name) == (2, "uint8") for i in images), "a grey image is uint8 [H, W]"
-    return _sheet([(i, c, "") for i, c in zip(images, captions, strict=True)], (title, subtitle), columns=4)
+def outcomes(rows: Sequence[OutcomeRow], *, title: str, subtitle: str) -> Figure:
+    """Mean maps of found, missed and falsely alarmed images, each over its mean image; two findings a line.
 
-
-def overlay(image: Pixels, heat: Heat, *, limit: float | None = None, alpha: float = 0.45) -> Pixels:
-    """`heat` laid over a grey `image`: RGB, uint8 [H, W, 3], from uint8 [H, W] and finite float [H, W] >= 0.
-
-    Colour runs from heat 0 to `limit` (default: the map's maximum; higher values are clipped), and so does
-    the blend weight, from 0 to `alpha`: heat 0, or limit 0, leaves the grey untouched.
+    A finding has one scale, from 0 to the highest of its maxima, shown by its colour bar: strength compares within
+    a finding, and not between findings.
     """
-    assert (image.ndim, image.dtype.name) == (2, "uint8"), f"not uint8 [H, W]: {image.dtype} {image.shape}"
-    assert heat.shape == image.shape, f"map {heat.shape} does not fit image {image.shape}"
-    assert 0 <= heat.min() <= heat.max() < np.inf, "the map is negative or not finite somewhere"
-    top = float(heat.max()) if limit is None else limit
-    assert top >= 0 <= alpha <= 1, f"limit {top} is negative, or alpha {alpha} not between 0 and 1"
-    level = np.minimum(heat, top) / top if top > 0 else np.zeros(heat.shape)
-    weight = alpha * level[..., None]
-    blend: Pixels = np.rint((1 - weight) * image[..., None] + weight * 255 * _HEAT_MAP(level)[..., :3])
-    return blend.astype(np.uint8)
+    assert rows, "no rows to draw"
+    assert all(set(row.groups) <= set(OUTCOMES) for row in rows), f"outcomes are {list(OUTCOMES)}"
+    shapes = [group.mean_image.shape for row in rows for group in row.groups.values()]
+    height, width = shapes[0] if shapes else (8, 8)
+    words = "; ".join(f"{said}: {outcome}s" for outcome, said in OUTCOMES.items())
+    subtitle += f"\n{capital(words)}. Colours are in logit units and compare within a finding only."
+    lines = -(-len(rows) // 2)
+    fig = figure(title, subtitle, 0.1 + lines * (1.25 * height / width + 0.82), compress=True)
+    axes = fig.subplots(lines, 6, squeeze=False).reshape(-1, 3)  # [findings, outcomes]
+    for row, cells in zip(rows, axes, strict=False):
+        _outcome_row(row, list(cells), np.full((height, width), 245, np.uint8))
+    for ax in axes[len(rows) :].flat:
+        ax.remove()
+    return fig
 
 
 def _class_map_row(row: ClassMapRow, axes: Sequence[Axes]) -> None:
@@ -105,55 +112,49 @@ def _class_map_row(row: ClassMapRow, axes: Sequence[Axes]) -> None:
     sd_map = row.sd_map if has_sd else nothing
     limit = float(max(row.mean_map.max(), sd_map.max()))
     for ax, heat in zip(axes, (nothing, row.mean_map, sd_map), strict=True):
-        _picture(ax, overlay(row.mean_image, heat, limit=limit))
-    box: Style = {"bbox": {"fc": "white", "ec": "none", "pad": 3.0}, "ha": "center", "va": "center"}
+        picture(ax, overlay(row.mean_image, heat, limit=limit))
     if not row.mean_map.any():
-        note(axes[1], "map is zero", (0.5, 0.5), (0, 0), **box)
+        note(axes[1], "map is zero", (0.5, 0.5), (0, 0), **_BOX)
     if not sd_map.any():
-        note(axes[2], "SD is zero" if has_sd else "SD needs two images", (0.5, 0.5), (0, 0), **box)
-    score = "AUROC undefined" if row.auroc is None else f"AUROC {row.auroc:.3f}"
-    sizes = [f"{n:,} {one}{'s' * (n != 1)}" for n, one in ((row.images, "image"), (row.patients, "patient"))]
-    name = wrap(row.finding.replace("_", " "), 1.3, 12)
-    note(axes[0], name, (0, 0.55), (-8, 0), ha="right", weight="bold")
-    note(axes[0], "\n".join([score, *sizes]), (0, 0.53), (-8, 0), ha="right", va="top", color=DARK)
+        note(axes[2], "SD is zero" if has_sd else "SD needs two images", (0.5, 0.5), (0, 0), **_BOX)
+    note(axes[0], wrap(spoken(row.finding), 1.3, 12), (0, 0.55), (-8, 0), ha="right", weight="bold")
+    note(axes[0], _sizes(row), (0, 0.53), (-8, 0), ha="right", va="top", color=DARK)
+    _bar(axes[2], limit, "Grad-CAM, logit units")
+
+
+def _outcome_row(row: OutcomeRow, axes: Sequence[Axes], blank: Pixels) -> None:
+    limit = max((float(group.mean_map.max()) for group in row.groups.values()), default=0.0)
+    for ax, (outcome, said) in zip(axes, OUTCOMES.items(), strict=True):
+        group = row.groups.get(outcome)
+        counts = f"{_count(group.images, 'image')}\n{_count(group.patients, 'patient')}" if group else ""
+        ax.set_xlabel(f"{said}\n{counts}", fontsize=SMALL, color=DARK, labelpad=3)
+        picture(ax, overlay(group.mean_image, group.mean_map, limit=limit) if group else blank)
+        if group is None:
+            note(ax, "no image", (0.5, 0.5), (0, 0), ha="center", va="center", style="italic", color=MUTED)
+            continue
+        if not group.mean_map.any():
+            note(ax, "map is zero", (0.5, 0.5), (0, 0), **_BOX)
+    axes[0].set_title(wrap(spoken(row.finding), 2.4, TEXT * 1.1), loc="left", fontsize=TEXT, weight="bold",
+                      parse_math=False)  # fmt: skip
+    _bar(axes[2], limit)
+
+
+def _bar(ax: Axes, limit: float, label: str = "") -> None:
+    """The scale of a line, right of its last picture; none where every map is zero."""
     if limit > 0:
-        bar_axes = axes[2].inset_axes((1.04, 0.0, 0.05, 1.0))
-        bar = axes[2].figure.colorbar(_scale(limit), cax=bar_axes)
-        bar.set_label("Grad-CAM, logit units", fontsize=SMALL)
+        bar_axes = ax.inset_axes((1.04, 0.0, 0.05, 1.0))
+        bar = ax.figure.colorbar(scale(limit), cax=bar_axes)
+        bar.set_label(label, fontsize=SMALL)
+        bar.locator = MaxNLocator(4, steps=[1, 2, 5, 10])
         bar_axes.tick_params(labelsize=SMALL)
 
 
-def _scale(limit: float) -> ScalarMappable:
-    # the heat colours as a reader sees them: over mid grey, by the very arithmetic of the pictures
-    seen = overlay(np.full((1, 256), 128, np.uint8), np.linspace(0, 1, 256)[None])[0] / 255
-    return ScalarMappable(Normalize(0, limit), ListedColormap(seen))
+def _sizes(row: ClassMapRow) -> str:
+    """AUROC and counts, a line each."""
+    score = "AUROC undefined" if row.auroc is None else f"AUROC {row.auroc:.3f}"
+    lines = [score, _count(row.images, "image"), _count(row.patients, "patient")]
+    return "\n".join([*lines, *([_count(row.zero_maps, "zero map")] if row.zero_maps else [])])
 
 
-def _picture(ax: Axes, pixels: Pixels) -> None:
-    ax.imshow(pixels, cmap="gray", vmin=0, vmax=255)  # fixed limits: grey is never stretched to its own range
-    ax.set(xticks=[], yticks=[], frame_on=False)
-
-
-def _pair(tile: Tile) -> Pixels:
-    gap = np.full((tile.image.shape[0], max(1, tile.image.shape[1] // 40), 3), 255, np.uint8)
-    return np.hstack([overlay(tile.image, np.zeros_like(tile.map)), gap, overlay(tile.image, tile.map)])
-
-
-def _sheet(cells: list[Cell], heading: tuple[str, str], columns: int, extra: float = 0.0) -> Figure:
-    """Pictures in lines of `columns`, a caption over each and a name in small print under it."""
-    assert len(cells) > 0 < columns, f"{len(cells)} images in {columns} columns"
-    columns = min(columns, max(2, len(cells)))  # a single picture does not fill the page
-    width = WIDTH / columns - 0.15  # inches
-    cells = [(p, wrap(caption, width, TEXT), wrap(name, width, SMALL)) for p, caption, name in cells]
-    texts = [TEXT * c.count("\n") + SMALL * n.count("\n") + (30 if n else 19) for _, c, n in cells]
-    heights = [width * c[0].shape[0] / c[0].shape[1] + t * LINE for c, t in zip(cells, texts, strict=True)]
-    lines = [max(heights[i : i + columns]) for i in range(0, len(cells), columns)]
-    fig = figure(*heading, sum(lines) + extra, compress=True)
-    axes = fig.subplots(len(lines), columns, squeeze=False)
-    for ax, (picture, caption, name) in zip(axes.flat, cells, strict=False):
-        _picture(ax, picture)
-        ax.set_title(caption, fontsize=TEXT, pad=4, parse_math=False)
-        ax.set_xlabel(name, fontsize=SMALL, color=MUTED, labelpad=3, parse_math=False)
-    for ax in axes.flat[len(cells) :]:
-        ax.remove()
-    return fig
+def _count(number: int, one: str) -> str:
+    return f"{number:,} {one}{'s' * (number != 1)}"

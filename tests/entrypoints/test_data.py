@@ -67,7 +67,7 @@ def test_skip_loses_exactly_the_unreadable_rows_in_every_stage_and_says_so(
     for name in bad:
         (own_cohort / "images" / name).write_bytes(b"\x89PNG and no more")
     words = tiny | TINY | {"data": own_cohort, "on_bad_image": "skip"}
-    done = call("main", **words)
+    done = call("main", **words, stress="off")
     assert done.code == 0, done.err
     assert "2 unreadable images left out of the split" in done.out
     train, evaluate, split = run_of("train"), run_of("evaluate"), run_of("split")
@@ -154,7 +154,7 @@ def test_a_random_split_says_in_every_stage_that_it_does_not_compare(
 ) -> None:
     """On NIH's real metadata and images: the scope is of what NIH publishes."""
     words = tiny | TINY | {"data": real_data / "nih", "images": "present", "split": "random-patient"}
-    done = call("main", **words)
+    done = call("main", **words, stress="off")
     assert done.code == 0, done.err
     table = pd.read_parquet(fetched(run_of("split"), "cohort.parquet"))
     patients = table.groupby("split")["patient_id"].nunique().to_dict()
@@ -217,7 +217,7 @@ def test_a_model_is_measured_on_a_users_own_set_on_the_classes_that_both_know(
         assert row["here"] == pytest.approx(evaluate.data.metrics[f"test/auroc/{name}"])
         assert newest("evaluate").data.metrics[f"test/home_auroc/{name}"] == pytest.approx(row["home"])
     assert len(beside)
-    assert call("explain", store=tiny["store"], data=f"csv:{place}", model=MODEL).code == 0
+    assert call("explain", store=tiny["store"], data=f"csv:{place}", model=MODEL, stress="off").code == 0
     maps = pd.read_csv(fetched(run_of("explain"), "class_maps.csv"))
     assert set(maps["finding"]) <= set(known)
 
@@ -230,7 +230,7 @@ def test_a_users_own_set_can_be_divided_and_trained_on(
     done = call("train", **words)
     assert done.code == 1  # every image is a test image unless something else is said
     assert "split=random-patient" in " ".join(done.err.split())
-    done = call("main", **words, split="random-patient")
+    done = call("main", **words, split="random-patient", stress="off")
     assert done.code == 0, done.err
     train = run_of("train")
     assert train.data.tags["classes"] == "Effusion|Infiltration"

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.entities import Run
+
+from cxr.data import phantom
+from cxr.findings import FINDINGS
 
 from tests.tracking_server import BIN, tracking_server
 
@@ -58,6 +62,29 @@ def test_the_demo_learns_the_phantom_and_leaves_everything_on_the_server(
     assert model.unwrap_python_model().spec.image_size == 128
     (train,) = [run for run in runs if run.data.tags["stage"] == "train"]
     assert any(name.startswith("system/") for name in train.data.metrics)
+    (explain,) = [run for run in runs if run.data.tags["stage"] == "explain"]
+    the_planted_shortcut_is_found_and_no_other(explain)
+    maps_lie_where_large_findings_were_drawn(explain)
+
+
+def the_planted_shortcut_is_found_and_no_other(explain: Run) -> None:
+    assert explain.data.tags["shortcut_alarm"] == phantom.SHORTCUT_FINDING
+    metrics = explain.data.metrics
+    for region in ("corners", "outside_thorax"):
+        assert metrics[f"explain/masking/{region}/alarms"] == 1
+        assert metrics[f"explain/masking/{region}/{phantom.SHORTCUT_FINDING}/low"] > 0.02
+        assert sum(f"explain/masking/{region}/{name}/drop" in metrics for name in FINDINGS) == 14  # all measured
+
+
+def maps_lie_where_large_findings_were_drawn(explain: Run) -> None:
+    """Which of the large ones a short training learns depends on the processor; none of them by chance."""
+    drawn_large = ("Effusion", "Edema", "Consolidation", "Emphysema")
+    gains = {name: explain.data.metrics[f"explain/pointing_minus_shuffled/{name}"] for name in drawn_large}
+    sure = [
+        name for name in drawn_large if explain.data.metrics[f"explain/pointing_minus_shuffled/{name}/low"] > 0
+    ]
+    assert len(sure) >= 2, gains
+    assert sum(gains.values()) / len(gains) > 0.2, gains
 
 
 @pytest.mark.parametrize(

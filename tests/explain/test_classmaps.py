@@ -3,20 +3,13 @@
 from dataclasses import fields
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.nn import functional
-from torchvision.models import ResNet
 
-from cxr.data.store import Store
-from cxr.explain import classmaps
-from cxr.explain.classmaps import ClassMap, ClassMean, arrays, class_map, summary, upsample
-from cxr.explain.gradcam import signed_maps
-from cxr.model import build
+from cxr.explain.classmaps import ClassMap, ClassMean, arrays, summary, upsample
 
 SIZE = 12
-CPU = torch.device("cpu")
 
 
 def drawn(images: int, seed: int = 0) -> tuple[np.ndarray, torch.Tensor, np.ndarray]:
@@ -149,52 +142,19 @@ def test_maps_are_float32() -> None:
         assert getattr(found, name).shape == (SIZE, SIZE)
 
 
-# ---------------------------------------------------------------- from network and store
+def test_two_parts_add_up_to_the_whole() -> None:
+    pixels, maps, patients = drawn(11)
+    one, other = ClassMean(SIZE), ClassMean(SIZE)
+    one.add(pixels[:4], maps[:4], patients[:4])
+    other.add(pixels[4:], maps[4:], patients[4:])
+    same((one + other).result(), averaged(11))
+    same(one.result(), averaged_of(pixels[:4], maps[:4], patients[:4]))  # neither part is changed
 
 
-@pytest.fixture(scope="module")
-def network() -> ResNet:
-    built = build("resnet18", seed=1)
-    built(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(2)))
-    return built.eval()
-
-
-@pytest.fixture(scope="module")
-def store() -> Store:
-    pixels = np.random.default_rng(1).integers(0, 256, (9, 64, 64)).astype(np.uint8)
-    return Store(pixels, {f"{row}.png": row for row in range(9)})
-
-
-IMAGES = pd.DataFrame(
-    {"image": ["7.png", "0.png", "4.png", "3.png", "8.png"], "patient_id": [5, 6, 5, 5, 7]},
-    index=[40, 3, 11, 8, 2],  # as rows of a filtered table come
-)
-
-
-@pytest.mark.parametrize("batch", [32, 2])
-def test_a_class_map_is_the_mean_over_single_images(
-    network: ResNet, store: Store, monkeypatch: pytest.MonkeyPatch, batch: int
-) -> None:
-    monkeypatch.setattr(classmaps, "_BATCH", batch)
-    found = class_map(network, "layer3", store, IMAGES, 6, device=CPU)
-    rows = [store.rows[name] for name in IMAGES["image"]]
-    singles = []
-    for row in rows:
-        image = torch.from_numpy((store.pixels[row].astype(np.float32) / 255 - 0.5) / 0.25)
-        singles.append(signed_maps(network, "layer3", image.repeat(1, 3, 1, 1), torch.tensor([6]))[0])
-    signed = functional.interpolate(torch.stack(singles)[:, None], size=(64, 64), mode="bilinear")[:, 0].numpy()
-    close = {"rtol": 1e-4, "atol": 1e-5 * float(np.abs(signed).max())}
-    np.testing.assert_allclose(found.mean_signed, signed.mean(axis=0), **close)
-    np.testing.assert_allclose(found.sd_signed, signed.std(axis=0, ddof=1), **close)
-    np.testing.assert_array_equal(found.mean_image, np.round(store.pixels[rows].mean(axis=0)).astype(np.uint8))
-    assert (found.images, found.patients) == (5, 3)
-    assert found.zero_maps == sum(bool((single <= 0).all()) for single in singles)
-
-
-def test_the_output_decides_what_is_mapped(network: ResNet, store: Store) -> None:
-    one, other = (class_map(network, "layer4", store, IMAGES, output, device=CPU) for output in (0, 1))
-    assert not np.allclose(one.mean_signed, other.mean_signed)
-    np.testing.assert_array_equal(one.mean_image, other.mean_image)
+def averaged_of(pixels: np.ndarray, maps: torch.Tensor, patients: np.ndarray) -> ClassMap:
+    mean = ClassMean(SIZE)
+    mean.add(pixels, maps, patients)
+    return mean.result()
 
 
 # ---------------------------------------------------------------- what runs carry

@@ -1,11 +1,13 @@
 """Grad-CAM against hand-written gradients and, for a linear head over an average, the closed form."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torchvision.models import ResNet
 
-from cxr.explain.gradcam import LAYERS, default_layer, signed_maps
+from cxr.explain.gradcam import LAYERS, default_layer, fast, has_closed_form, head_maps, maps_of, signed_maps
 from cxr.findings import CLASSES
 from cxr.model import build
 
@@ -131,3 +133,80 @@ def test_hooks_are_gone_after_an_error_too(network: ResNet, images: torch.Tensor
 @pytest.mark.parametrize(("size", "layer"), [(64, "layer3"), (223, "layer3"), (224, "layer4"), (512, "layer4")])
 def test_the_default_layer_keeps_maps_of_7_by_7_where_it_can(size: int, layer: str) -> None:
     assert default_layer(size) == layer
+
+
+# ---------------------------------------------------------------- the closed form
+
+
+@pytest.fixture(scope="module")
+def plain(network: ResNet) -> ResNet:
+    """The same network in float32, as it is trained and served."""
+    return copy.deepcopy(network).float().eval()
+
+
+def test_one_forward_pass_gives_the_maps_of_all_classes_as_captum_does(
+    plain: ResNet, images: torch.Tensor
+) -> None:
+    small = images.float()
+    maps, logits = head_maps(plain, small)
+    assert maps.shape == (len(images), len(CLASSES), 2, 2)
+    for output in range(len(CLASSES)):
+        expected = signed_maps(plain, "layer4", small, torch.full((len(images),), output))
+        assert_close(maps[:, output], expected)
+    with torch.inference_mode():
+        assert_close(logits, plain(small))
+
+
+def test_weights_laid_out_for_speed_give_the_same_maps(plain: ResNet, images: torch.Tensor) -> None:
+    laid = fast(copy.deepcopy(plain))
+    assert laid.layer4[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert_close(head_maps(laid, images.float())[0], head_maps(plain, images.float())[0])
+    assert_close(
+        signed_maps(laid, "layer3", images.float(), TARGETS), signed_maps(plain, "layer3", images.float(), TARGETS)
+    )
+
+
+@pytest.mark.parametrize("arch", ["resnet34", "resnet50"])
+def test_other_depths_have_it_too(arch: str) -> None:
+    network = build(arch, seed=3).eval()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    maps, _ = head_maps(network, images)
+    assert_close(maps[:, 5], signed_maps(network, "layer4", images, torch.tensor([5, 5])))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_fastest_way_gives_each_image_its_own_target_at_any_layer(
+    plain: ResNet, images: torch.Tensor, layer: str
+) -> None:
+    found = maps_of(plain, layer, images.float(), TARGETS)
+    assert_close(found, signed_maps(plain, layer, images.float(), TARGETS))
+    assert (found.dtype, found.device.type, found.is_inference()) == (torch.float32, "cpu", False)
+
+
+def test_the_closed_form_is_taken_only_where_it_holds(plain: ResNet, network: ResNet) -> None:
+    class Own(ResNet):
+        pass
+
+    assert has_closed_form(plain, "layer4")
+    assert not has_closed_form(plain, "layer3")
+    assert not has_closed_form(network, "layer4")  # float64
+    own = copy.deepcopy(plain)
+    own.__class__ = Own
+    assert not has_closed_form(own, "layer4")
+    assert not has_closed_form(copy.deepcopy(plain).train(), "layer4")
+    compiled = copy.deepcopy(plain)
+    compiled.compile()
+    assert not has_closed_form(compiled, "layer4")
+    assert not has_closed_form(torch.compile(plain), "layer4")
+    for name, other in (
+        ("fc", nn.Sequential(nn.Linear(512, 15))), ("avgpool", nn.AdaptiveMaxPool2d(1)),
+        ("avgpool", nn.AdaptiveAvgPool2d(2)),
+    ):  # fmt: skip
+        changed = copy.deepcopy(plain)
+        setattr(changed, name, other)
+        assert not has_closed_form(changed, "layer4")
+        with pytest.raises(AssertionError, match="no closed form"):
+            head_maps(changed, torch.zeros(1, 3, 64, 64))
+    hooked = copy.deepcopy(plain)
+    hooked.fc.register_forward_hook(lambda *seen: 2 * seen[2])
+    assert not has_closed_form(hooked, "layer4")

@@ -1,0 +1,281 @@
+"""What is done to the maps, on the active run: weights made random, images disturbed, regions masked."""
+
+import time
+from dataclasses import dataclass
+
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+
+from cxr import figures, tracking
+from cxr.explain import adversarial, consistency, faithfulness, pairs, perturbation, randomisation, shortcuts
+from cxr.explain.similarity import MEASURES, OTHER_IMAGE, summary
+from entrypoints.explained import Explained
+
+SHOWN = ("corners", "border", "outside_thorax")  # the other regions are single corners
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much the tests take. Pairs are of an image and a finding that it has, dealt evenly over the findings."""
+
+    pairs: int  # of randomisation, perturbation and consistency
+    dear: int  # of captum's measures, the attack, deletion and insertion: tens of passes each
+    steps: int  # of the attack
+    samples: int  # of captum's measures
+    shares: int  # of the picture at which deletion and insertion are looked at
+    masked: int  # test images at most that are masked: all images of patients drawn at random
+    regions: tuple[str, ...]
+
+
+EFFORTS = {
+    # Some 2,000 forward passes and two of each masked image: less than scoring NIH's 34 thousand images of
+    # validation and test once.
+    "quick": Effort(pairs=28, dear=14, steps=10, samples=5, shares=8, masked=5_000,
+                    regions=("corners", "outside_thorax")),
+    "full": Effort(pairs=280, dear=140, steps=40, samples=20, shares=20, masked=10**9,
+                   regions=tuple(shortcuts.REGIONS)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stressed:
+    """What the stress tests found, for whoever tells it."""
+
+    effects: pd.DataFrame  # of masking, see shortcuts.effects
+    lines: list[str]
+
+
+class _Sample:
+    """Pairs that a test takes, with their pictures; its tables get image, patient and finding from here."""
+
+    def __init__(self, subject: Explained, chosen: pd.DataFrame) -> None:
+        self.network, self.layer, self.pairs = subject.network, subject.layer, chosen
+        self.pixels = subject.store.pixels[subject.store.rows_of(chosen["image"].tolist())]
+        self.targets = torch.tensor(chosen["output"].to_numpy())
+        self.scope = (
+            f"{subject.scope} Maps at {subject.layer} of {len(chosen):,} pairs of an image and a finding it has, "
+            f"{chosen['patient_id'].nunique():,} patients, drawn with seed {subject.seed}."
+        )
+
+    @property
+    def given(self) -> "tuple[torch.nn.Module, str, np.ndarray, torch.Tensor]":
+        """What every test takes first."""
+        return self.network, self.layer, self.pixels, self.targets
+
+    def named(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A test's table with the pair's image, patient_id and finding in place of its number."""
+        own = self.pairs[["image", "patient_id", "finding"]]
+        return own.merge(table, left_index=True, right_on="pair").drop(columns="pair").sort_index()
+
+
+def log(subject: Explained, wanted: pd.DataFrame, effort: Effort) -> Stressed:
+    """Run and log every stress test; `wanted` are the pairs that were mapped."""
+    effects = _masking(subject, effort)
+    lines = [_masking_line(effects)]
+    chosen = pairs.sample(wanted, effort.pairs, seed=subject.seed)
+    if chosen.empty:
+        return Stressed(effects=effects, lines=[*lines, "No test image has a finding: no map was put to stress."])
+    many, few = _Sample(subject, chosen), _Sample(subject, chosen.head(effort.dear))
+    limits = np.array([subject.thresholds.get(name, np.nan) for name in few.pairs["finding"]])
+    lines += [
+        _randomisation(many, subject.seed),
+        _perturbations(many, subject.seed),
+        _captum(few, subject.seed, effort.samples),
+        _consistency(many, subject),
+        _attack(few, subject.seed, effort.steps, limits),
+        _faithfulness(few, subject.seed, effort.shares),
+    ]
+    return Stressed(effects=effects, lines=lines)
+
+
+# ---------------------------------------------------------------- shortcuts
+
+
+def _masking(subject: Explained, effort: Effort) -> pd.DataFrame:
+    test = _whole_patients(subject.test, effort.masked, subject.seed)
+    rows = subject.store.rows_of(test["image"].tolist())
+    fill = shortcuts.mean_picture(subject.store, rows)
+    start = time.perf_counter()
+    masked = shortcuts.masked_logits(
+        subject.network, subject.store, rows, effort.regions, fill, device=subject.device
+    )
+    a_pass = (time.perf_counter() - start) / max(len(rows) * len(effort.regions), 1)
+    mlflow.log_metric("explain/seconds/forward", a_pass * (len(subject.test) + subject.val_images))
+    effects = shortcuts.effects(test, masked)
+    tracking.log_frame(effects.set_index("finding"), "masking")
+    mlflow.log_metrics(shortcuts.flat(effects))
+    shown = effects[effects["region"].isin(SHOWN)]
+    if shown["drop"].notna().any():
+        subtitle = (
+            f"{subject.scope} {len(test):,} images; the region is replaced by the mean picture in all of them."
+        )
+        mlflow.log_figure(figures.masking(shown, subtitle=subtitle), "masking.png")
+    return effects
+
+
+def _whole_patients(test: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
+    """All images of patients drawn at random, at most so many images in all."""
+    if len(test) <= most:
+        return test
+    patients = np.random.default_rng([seed, 2]).permutation(np.unique(test["patient_id"]))
+    counts = test["patient_id"].value_counts().reindex(patients).to_numpy()
+    kept = patients[np.cumsum(counts) <= most]
+    return test[test["patient_id"].isin(kept)].reset_index(drop=True)
+
+
+def _masking_line(effects: pd.DataFrame) -> str:
+    alarms = effects[effects["alarm"].astype(bool)]
+    known = effects.loc[effects["drop"].notna(), "finding"].nunique()
+    if len(alarms):
+        told = [
+            f"{row['finding']} ({row['region'].replace('_', ' ')}: AUROC lower by {row['drop']:.3f}, 95 % "
+            f"{row['low']:.3f} to {row['high']:.3f}{', few patients: too narrow' if row['few'] else ''})"
+            for row in alarms.to_dict("records")
+        ]
+        return f"**Shortcut alarm**: {'; '.join(told)}. What lies outside the chest is needed to rank these."
+    return (
+        f"No shortcut alarm in {known} findings: masking lowers no AUROC surely by more than {shortcuts.ALARM:g}."
+        if known
+        else "Masking says nothing here: no finding has 10 positive and 10 negative patients."
+    )
+
+
+# ---------------------------------------------------------------- is it the map of this network and this image?
+
+
+def _randomisation(sample: _Sample, seed: int) -> str:
+    table = sample.named(randomisation.cascade(*sample.given, seed=seed))
+    by_depth = summary(table, ["depth"])
+    _log_summary(by_depth, "randomisation", "depth")
+    flags = randomisation.unchanged(table, ["finding"])
+    tracking.log_frame(flags.set_index("finding"), "randomisation_by_finding")
+    wide = _wide(by_depth, "depth")
+    mlflow.log_figure(figures.randomisation(wide, subtitle=sample.scope), "randomisation.png")
+    stays = flags.loc[flags["unchanged"].fillna(False).astype(bool), "finding"].tolist()
+    unknown = flags.loc[flags["unchanged"].isna(), "finding"].tolist()
+    full, other = wide.loc[randomisation.FULL], wide.loc[OTHER_IMAGE]
+    verdict = (
+        f"FLAGGED, their maps do not depend on what was learned: {', '.join(stays)}" if stays else "none stays"
+    )
+    if unknown:
+        verdict += f"; not defined (zero maps) for {', '.join(unknown)}"
+    return (
+        "Weights made random from the head down: rank correlation with the trained network's map "
+        f"{full['spearman']:.2f} at the end (maps of different images: {other['spearman']:.2f}); {verdict}."
+    )
+
+
+def _perturbations(sample: _Sample, seed: int) -> str:
+    table = sample.named(perturbation.perturb(*sample.given, seed=seed))
+    found = summary(table, ["perturbation"])
+    _log_summary(found, "perturbation", "perturbation")
+    change = table.assign(change=table["probability_change"].abs()).groupby("perturbation", sort=False)["change"]
+    wide = _wide(found, "perturbation").assign(probability_change=change.mean())
+    title = "Small disturbances of the image: does the map stay where the prediction does?"
+    mlflow.log_figure(figures.similarities(wide, title=title, subtitle=sample.scope), "perturbation.png")
+    tracking.log_frame(table.set_index("image"), "perturbation_pairs")
+    least = wide["ssim"].idxmin()
+    return (
+        f"Small disturbances of the image: SSIM with the undisturbed map {wide['ssim'].min():.2f} ({least}) to "
+        f"{wide['ssim'].max():.2f}; the probability changes by {wide['probability_change'].max():.3f} in the mean "
+        "at most."
+    )
+
+
+def _captum(sample: _Sample, seed: int, samples: int) -> str:
+    table = sample.named(perturbation.captum_measures(*sample.given, seed=seed, samples=samples))
+    tracking.log_frame(table.set_index("image"), "captum_measures")
+    known = table.dropna(subset=["infidelity", "infidelity_flat"])
+    below = (known["infidelity"] < known[["infidelity_flat", "infidelity_none"]].min(axis=1)).mean()
+    values = {"sensitivity_max": table["sensitivity_max"].mean(), "infidelity_better_than_flat": below}
+    mlflow.log_metrics({f"explain/{name}": float(value) for name, value in values.items() if not np.isnan(value)})
+    return (
+        f"captum: sensitivity_max {values['sensitivity_max']:.2f} in the mean; infidelity below that of an even "
+        f"and of an empty map for {below:.0%} of the maps."
+    )
+
+
+def _consistency(sample: _Sample, subject: Explained) -> str:
+    if not subject.others:
+        return "Other checkpoints and seeds: none on this server to compare with."
+    networks = {"this model": subject.network} | dict(subject.others)
+    table = sample.named(consistency.between(networks, *sample.given[1:]))
+    found = summary(table, ["other"])
+    _log_summary(found, "consistency", "other")
+    wide = _wide(found, "other")
+    title = "The same images, other checkpoints and seeds: does the map stay?"
+    mlflow.log_figure(figures.similarities(wide, title=title, subtitle=sample.scope), "consistency.png")
+    told = ", ".join(f"{name} {row['top_overlap']:.2f}" for name, row in wide.iterrows())
+    return f"Overlap of the strongest tenth of the map with: {told}."
+
+
+# ---------------------------------------------------------------- can it be fooled, and does it say what counts?
+
+
+def _attack(sample: _Sample, seed: int, steps: int, thresholds: np.ndarray) -> str:
+    table = sample.named(adversarial.attack(*sample.given, steps=steps, seed=seed, thresholds=thresholds))
+    found = summary(table, ["kind"], (*MEASURES, "moved"))
+    _log_summary(found, "attack", "kind")
+    tracking.log_frame(table.set_index("image"), "attack_pairs")
+    wide = _wide(found, "kind")
+    attacked, noisy = wide["spearman"].loc["attack"], wide["spearman"].loc["noise"]
+    own = table[table["kind"] == "attack"]
+    found_one = (own["probability_change"] != 0).mean()  # else the original was taken
+    return (
+        f"Attacked by changes of at most {adversarial.EPS} grey levels that keep the prediction (there are such "
+        f"for {found_one:.0%} of the pairs): rank correlation with the map before {attacked:.2f}, under as much "
+        f"noise {noisy:.2f}."
+    )
+
+
+def _faithfulness(sample: _Sample, seed: int, shares: int) -> str:
+    areas, curves = faithfulness.curves(*sample.given, seed=seed, steps=shares)
+    table = sample.named(areas)
+    table = table.assign(
+        deletion_gain=table["deletion_random"] - table["deletion"],
+        insertion_gain=table["insertion"] - table["insertion_random"],
+    )
+    tracking.log_frame(table.set_index("image"), "faithfulness_pairs")
+    gains = ("deletion_gain", "insertion_gain")
+    found = summary(table.assign(kind="map against random order"), ["kind"], gains)
+    tracking.log_frame(found, "faithfulness")
+    told = {}
+    for row in found.to_dict("records"):
+        told[row["measure"]] = f"{row['mean']:.3f} (95 % {row['low']:.3f} to {row['high']:.3f})"
+        if not np.isnan(row["mean"]):
+            mlflow.log_metric(f"explain/faithfulness/{row['measure']}", row["mean"])
+    if curves["deletion"].notna().any():
+        mlflow.log_figure(figures.faithfulness(curves, subtitle=sample.scope, gains=found), "faithfulness.png")
+    return (
+        f"Cells taken away in the map's order lower the probability more than in random order by "
+        f"{told['deletion_gain']}, put back raise it more by {told['insertion_gain']} (areas under the curves)."
+    )
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _log_summary(table: pd.DataFrame, name: str, by: str) -> None:
+    """A summary as a table, its means as `explain/<name>/<measure>/<group>`."""
+    tracking.log_frame(table.set_index(by), name)
+    values = {
+        f"explain/{name}/{row['measure']}/{_plain(row[by])}": row["mean"] for row in table.to_dict("records")
+    }
+    mlflow.log_metrics({key: float(value) for key, value in values.items() if not np.isnan(value)})
+
+
+def _wide(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """A summary with a row a group: the mean of each measure, its low and high, and n."""
+    parts = []
+    for measure, own in table.groupby("measure", sort=False):
+        own = own.set_index(by)
+        parts.append(own[["mean", "low", "high"]].set_axis([measure, f"{measure}_low", f"{measure}_high"], axis=1))
+        counts = own["n"] - own["undefined"]
+    return pd.concat(parts, axis=1).assign(n=counts)
+
+
+def _plain(name: object) -> str:
+    """A name as MLflow takes it in a metric's."""
+    return str(name).replace("+", "plus ").replace(" ", "_")
