@@ -26,7 +26,9 @@ def log(subject: Explained, *, stress_level: str) -> str:
         subject.network, subject.layer, subject.store, wanted, subject.boxes, device=subject.device
     )
     mlflow.log_metric("explain/seconds/maps", time.perf_counter() - start)
+    start = time.perf_counter()
     gallery.log(subject, found)
+    mlflow.log_metric("explain/seconds/panels", time.perf_counter() - start)
     located, differences = _boxes(subject, found)
     _attention(subject, found)
     stressed = Stressed(effects=_NOTHING, lines=["Stress tests were switched off (stress=off)."])

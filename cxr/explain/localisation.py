@@ -29,7 +29,8 @@ import pandas as pd
 from cxr.data.image import Geometry
 from cxr.evaluation import ranked
 from cxr.evaluation.bootstrap import SEED, Statistic, rate
-from cxr.evaluation.ranked import Estimates
+from cxr.evaluation.metrics import MIN_PATIENTS
+from cxr.evaluation.ranked import Estimate, Estimates
 from cxr.explain.boxes import Heat, cone, covered, heat, hit, overlaps, within
 
 GRADCAM = "gradcam"
@@ -109,7 +110,8 @@ def table(rows: pd.DataFrame, *, seed: int = SEED) -> pd.DataFrame:
     """Means of what `measure` gives, with their 95 % intervals by patient.
 
     Columns: finding, stratum, method, measure, images (pairs of image and finding), patients, value, low, high.
-    A finding has one stratum, `all`; the finding `all` has every stratum that occurs. Means are over pairs.
+    A finding has one stratum, `all`; the finding `all` has every stratum that occurs. Means are over pairs. Fewer
+    than 10 patients have no interval: among four that all miss, every replicate misses, and that proves little.
     """
     groups = _groups(rows)
     found = _estimates(rows, groups, seed)
@@ -117,7 +119,7 @@ def table(rows: pd.DataFrame, *, seed: int = SEED) -> pd.DataFrame:
         [
             {"finding": finding, "stratum": name, "method": method, "measure": one,
              "images": len(pairs), "patients": pairs["patient_id"].nunique()}
-            | found.of({_key(finding, name, method, one): 1}).named("value", "low", "high")
+            | _sure(found.of({_key(finding, name, method, one): 1}), pairs).named("value", "low", "high")
             for (finding, name), pairs in groups.items()
             for method in METHODS
             for one in MEASURES
@@ -137,10 +139,13 @@ def differences(rows: pd.DataFrame, *, seed: int = SEED) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"finding": finding, "stratum": name, "baseline": method, "measure": one}
-            | found.difference(
-                {_key(finding, name, GRADCAM, one): 1}, {_key(finding, name, method, one): 1}
+            | _sure(
+                found.difference(
+                    {_key(finding, name, GRADCAM, one): 1}, {_key(finding, name, method, one): 1}
+                ),
+                pairs,
             ).named("difference", "low", "high")
-            for finding, name in groups
+            for (finding, name), pairs in groups.items()
             for method in BASELINES
             for one in MEASURES
         ],
@@ -240,6 +245,12 @@ def _estimates(rows: pd.DataFrame, groups: dict[tuple[str, str], pd.DataFrame], 
                 part = np.bincount(codes, weights=own[one].to_numpy(), minlength=patients)
                 statistics[_key(finding, name, method, one)] = rate(part, whole)
     return ranked.estimates(statistics, patients, seed=seed)
+
+
+def _sure(found: Estimate, pairs: pd.DataFrame) -> Estimate:
+    """An estimate, without its interval where few patients are behind it."""
+    enough = pairs["patient_id"].nunique() >= MIN_PATIENTS
+    return found if enough else Estimate(found.value, np.nan, np.nan)
 
 
 def _key(finding: str, stratum: str, method: str, measure: str) -> str:

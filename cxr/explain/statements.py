@@ -10,7 +10,13 @@ import numpy as np
 import pandas as pd
 
 from cxr.explain.classmaps import ClassMap
+from cxr.explain.shortcuts import ALARM
 
+_REGIONS = {
+    "corners": "the corners are",
+    "border": "the border is",
+    "outside_thorax": "all outside the thorax is",
+}
 DOES_NOT_FOLLOW = (
     "**What does not follow.** A map inside a box shows where the network's evidence lies, not that it is the "
     "evidence a radiologist uses. A mean map hides how single maps differ. No alarm means that the masked regions "
@@ -28,7 +34,7 @@ def of_finding(
     """
     parts = [f"{_count(one.images, 'image')} of {_count(one.patients, 'patient')} mapped"]
     if one.zero_maps:
-        parts[0] += f", {one.zero_maps:,} of the maps are zero"
+        parts[0] += f", {one.zero_maps:,} of the maps zero"
     parts += [*_located(finding, located, differences), *_masked(finding, effects)]
     return f"**{_spoken(finding)}**: {'. '.join(parts)}."
 
@@ -73,15 +79,20 @@ def _masked(finding: str, effects: pd.DataFrame) -> list[str]:
     alarms = known[known["alarm"].astype(bool)]
     if len(alarms):
         told = "; ".join(
-            f"{_spoken(row['region'])}: AUROC falls by {row['drop']:.3f}{_interval(row, '.3f')}"
+            f"by {row['drop']:.3f}{_interval(row, '.3f')} when {_region(row['region'])} masked"
             for _, row in alarms.iterrows()
         )
-        return [f"SHORTCUT ALARM: it lives in part off what lies outside the chest ({told} when it is masked)"]
+        few = ", of few patients: the interval is too narrow" if alarms["few"].any() else ""
+        return [f"SHORTCUT ALARM: its AUROC falls {told}{few}. What lies there is part of what it lives off"]
     worst = known.sort_values("drop", ascending=False).iloc[0]
-    masked = f"when {' or '.join(map(_spoken, known['region']))} is masked"
     if worst["drop"] <= 0:
-        return [f"No alarm: its AUROC does not fall {masked}"]
-    return [f"No alarm: its AUROC falls by {worst['drop']:.3f} at most{_interval(worst, '.3f')} {masked}"]
+        return [f"No alarm: its AUROC does not fall when {' or '.join(map(_region, known['region']))} masked"]
+    fall = f"by {worst['drop']:.3f}{_interval(worst, '.3f')} at worst, when {_region(worst['region'])} masked"
+    return [f"No alarm: its AUROC does not surely fall by more than {ALARM:g} ({fall})"]
+
+
+def _region(name: str) -> str:
+    return _REGIONS.get(name, f"the {_spoken(name)} corner is")
 
 
 def _rows(table: pd.DataFrame, **values: str) -> pd.DataFrame:

@@ -195,3 +195,25 @@ def test_another_set_has_no_boxes_and_no_threshold_and_is_explained_all_the_same
     assert set(table(explain, "class_maps")["finding"]) == {"Effusion"}
     assert not {"localisation.csv", "gradcam_outcomes.png", "gradcam_boxed.png"} & artifacts(explain)
     assert "where the maps point was not measured" in explain.data.tags["mlflow.note.content"]
+
+
+def test_real_boxes_are_held_against_maps_of_real_images(
+    tracking_store: str, call: Callable, real_data: Path, tmp_path: Path
+) -> None:
+    """All NIH boxes of the real images that are there; one epoch, so what the maps show is not the point."""
+    words = {"data": real_data / "nih", "images": "present", "store": tmp_path / "store", "device": "cpu"}
+    done = call("main", **words, **SMALL, epochs=1, stress="off")
+    assert done.code == 0, done.err
+    (explain,) = runs("explain")
+    names = {path.name for path in (real_data / "nih" / "images").iterdir()}
+    boxes = pd.read_csv(real_data / "nih" / "BBox_List_2017.csv")
+    boxes = boxes[boxes["Image Index"].isin(names)]
+    boxes["Finding Label"] = boxes["Finding Label"].replace("Infiltrate", "Infiltration")
+    rows = table(explain, "localisation_images")
+    for method in ("gradcam", "shuffled", "centre", "class_mean"):
+        own = rows[rows["method"] == method]
+        assert set(zip(own["image"], own["finding"], strict=True)) == set(
+            zip(boxes["Image Index"], boxes["Finding Label"], strict=True)
+        )
+    assert rows["image"].nunique() == 55
+    assert "not comparable with published figures" in explain.data.tags["mlflow.note.content"]

@@ -11,7 +11,6 @@ from mlflow.entities import Run
 
 from cxr.data import phantom
 from cxr.findings import FINDINGS
-
 from tests.tracking_server import BIN, tracking_server
 
 DEMO_FLOOR = 0.65  # macro_14 on the phantom's test images; measured values are near 0.85

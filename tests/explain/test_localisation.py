@@ -283,13 +283,13 @@ def test_the_centre_does_not_look_at_the_map_and_the_class_mean_at_its_own() -> 
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    """Two findings of 12 patients, one of them with a third of the images; boxes of all sizes."""
+    """Two findings of 17 patients, one of them with a third of the images; boxes of all sizes."""
     rng = np.random.default_rng(0)
     items = []
-    for k in range(24):
+    for k in range(48):
         side = rng.uniform(20, 120)
         corners = [*rng.uniform(0, 256 - side, 2), side, side]
-        name = {"image": f"{k}.png", "finding": ("Mass", "Edema")[k % 2], "patient": f"p{max(k - 8, 0) // 2}"}
+        name = {"image": f"{k}.png", "finding": ("Mass", "Edema")[k % 2], "patient": f"p{max(k - 14, 0) // 2}"}
         items.append(boxed(drawn_map(k) if k else np.zeros((7, 7)), corners, **name))
     return localisation.measure(items, seed=0)
 
@@ -322,7 +322,7 @@ def test_intervals_are_those_of_patients_drawn_by_hand(
         row = chosen(tables[0], **key, method=name)
         assert row["value"] == pytest.approx(own[name].mean())
         assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(means[name], [0.025, 0.975])))
-        assert (row["images"], row["patients"]) == (24, len(patients))
+        assert (row["images"], row["patients"]) == (48, len(patients))
     for name in BASELINES:
         row = chosen(tables[1], **key, baseline=name)
         assert row["difference"] == pytest.approx((own["gradcam"] - own[name]).mean())
@@ -352,7 +352,7 @@ def test_tables_hold_every_finding_and_the_strata_of_all(
     assert (small["images"], small["patients"]) == (len(own), own["patient_id"].nunique())
     assert small["value"] == pytest.approx(own["pointing"].mean())
     zero = chosen(tables[0], finding="Mass", stratum="all", method="gradcam", measure="zero_maps")
-    assert zero["value"] == pytest.approx(1 / 12)
+    assert zero["value"] == pytest.approx(1 / 24)
 
 
 def test_metrics_are_the_headline_of_the_tables(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -366,7 +366,7 @@ def test_metrics_are_the_headline_of_the_tables(tables: tuple[pd.DataFrame, pd.D
         assert f"explain/{one}/Edema" in metrics
     row = chosen(tables[1], finding="Mass", stratum="all", baseline="shuffled", measure="pointing")
     assert metrics["explain/pointing_minus_shuffled/Mass"] == row["difference"]
-    assert metrics["explain/zero_maps/Mass"] == pytest.approx(1 / 12)
+    assert metrics["explain/zero_maps/Mass"] == pytest.approx(1 / 24)
 
 
 def test_metrics_of_all_findings_are_fewer_than_400_and_finite(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -383,10 +383,13 @@ def test_metrics_of_all_findings_are_fewer_than_400_and_finite(tables: tuple[pd.
     assert "explain/pointing/Mass/low" not in gone
 
 
-def test_one_patient_has_values_and_no_more_than_a_point_as_interval() -> None:
-    rows = localisation.measure([boxed(drawn_map(1), [20, 30, 90, 80])], seed=0)
-    table = localisation.table(rows)
-    assert list(table["value"]) == list(table["low"])
+@pytest.mark.parametrize(("patients", "has_interval"), [(1, False), (9, False), (10, True)])
+def test_fewer_than_ten_patients_have_values_and_no_interval(patients: int, has_interval: bool) -> None:
+    items = [boxed(drawn_map(k), [20, 30, 90, 80], image=f"{k}.png", patient=f"p{k}") for k in range(patients)]
+    rows = localisation.measure(items, seed=0)
+    for table in (localisation.table(rows), localisation.differences(rows)):
+        assert table["low"].notna().all() == table["high"].notna().all() == has_interval
+        assert table.filter(["value", "difference"]).notna().all(axis=None)
     assert set(table["stratum"]) == {"all", "large"}
 
 

@@ -34,7 +34,7 @@ def difference(low: float, high: float) -> pd.DataFrame:
 
 def effects(*rows: tuple[str, float, float, float, bool]) -> pd.DataFrame:
     columns = ["region", "drop", "low", "high", "alarm"]
-    return pd.DataFrame(rows, columns=columns).assign(finding="Mass")
+    return pd.DataFrame(rows, columns=columns).assign(finding="Mass", few=False)
 
 
 def said(**tables: pd.DataFrame) -> str:
@@ -66,21 +66,22 @@ def test_the_map_is_held_against_the_best_baseline(low: float, high: float, verd
 
 
 def test_an_alarm_says_which_region_and_how_much() -> None:
-    text = said(effects=effects(("corners", 0.151, 0.08, 0.2, True), ("outside_thorax", 0.01, -0.01, 0.02, False)))
-    assert "SHORTCUT ALARM" in text
-    assert "corners: AUROC falls by 0.151 (95 % 0.080 to 0.200) when it is masked" in text
-    assert "outside thorax" not in text
+    rows = effects(("corners", 0.151, 0.08, 0.2, True), ("outside_thorax", 0.01, -0.01, 0.02, False))
+    text = said(effects=rows)
+    assert "SHORTCUT ALARM: its AUROC falls by 0.151 (95 % 0.080 to 0.200) when the corners are masked." in text
+    assert "thorax" not in text
+    assert "of few patients: the interval is too narrow" in said(effects=rows.assign(few=True))
 
 
-def test_no_alarm_gives_the_largest_drop_and_all_regions() -> None:
-    rows = (("corners", 0.001, -0.01, 0.02, False), ("outside_thorax", 0.01, -0.01, 0.03, False))
-    expected = "its AUROC falls by 0.010 at most (95 % -0.010 to 0.030) when corners or outside thorax is masked."
-    assert f"No alarm: {expected}" in said(effects=effects(*rows))
+def test_no_alarm_gives_the_largest_drop_and_its_region() -> None:
+    rows = (("corners", 0.001, -0.01, 0.02, False), ("outside_thorax", 0.044, 0.011, 0.086, False))
+    expected = "(by 0.044 (95 % 0.011 to 0.086) at worst, when all outside the thorax is masked)."
+    assert f"No alarm: its AUROC does not surely fall by more than 0.02 {expected}" in said(effects=effects(*rows))
 
 
 def test_a_rise_is_not_called_a_fall() -> None:
-    text = said(effects=effects(("corners", -0.01, -0.02, 0.001, False)))
-    assert "No alarm: its AUROC does not fall when corners is masked." in text
+    text = said(effects=effects(("upper_left", -0.01, -0.02, 0.001, False)))
+    assert "No alarm: its AUROC does not fall when the upper left corner is masked." in text
 
 
 def test_too_few_patients_are_no_all_clear() -> None:
@@ -97,7 +98,7 @@ def test_another_findings_rows_are_not_its_own() -> None:
 def test_zero_maps_are_told() -> None:
     one = ClassMap(**{**vars(ONE), "zero_maps": 3, "images": 1, "patients": 1})
     text = of_finding("Pleural_Thickening", one, located=NOTHING, differences=NOTHING, effects=NOTHING)
-    assert text.startswith("**Pleural Thickening**: 1 image of 1 patient mapped, 3 of the maps are zero.")
+    assert text.startswith("**Pleural Thickening**: 1 image of 1 patient mapped, 3 of the maps zero.")
 
 
 def test_what_does_not_follow_is_named() -> None:
