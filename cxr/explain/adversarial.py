@@ -2,8 +2,10 @@
 
 Projected gradient descent (Madry et al., ICLR 2018, https://arxiv.org/abs/1706.06083) on the packed grey image,
 against the map instead of the prediction (Ghorbani et al., AAAI 2019, https://arxiv.org/abs/1710.10547; Dombrowski
-et al., NeurIPS 2019, https://arxiv.org/abs/1906.07983): the signed map's cosine similarity with the original's is
-lowered, and a penalty holds the probability. How far it goes is a lower bound: a better attack may go farther.
+et al., NeurIPS 2019, https://arxiv.org/abs/1906.07983): the map's cosine similarity with the original's, both
+after ReLU as they are shown, is lowered, and a penalty holds the probability. It sets in at half of what is
+allowed: one that grew from the start would hold the map as well, whose sum at the last block is the logit but for
+its bias. How far it goes is a lower bound: a better attack may go farther.
 
 The gradient takes Grad-CAM's weights of the channels as constants. In a network of linear layers, ReLU, max
 pooling and batch norm in eval mode they are piecewise constant in the picture, so this is the derivative wherever
@@ -98,7 +100,7 @@ class _Search:
         self._thresholds = thresholds
         with torch.enable_grad():
             maps, logits = self._look(grey.clone().requires_grad_())
-        self._maps, self._logits = maps.detach(), logits.detach()
+        self._shown, self._logits = maps.detach().flatten(1).clamp(min=0), logits.detach()
 
     def run(self, change: torch.Tensor, eps: int, steps: int) -> torch.Tensor:
         """The best picture met from a start `change` [B, S, S], drawn since at no change nothing has a slope."""
@@ -109,9 +111,9 @@ class _Search:
             here = (self._grey + change).round().requires_grad_()
             with torch.enable_grad():
                 maps, logits = self._look(here)
-                alike = functional.cosine_similarity(maps.flatten(1), self._maps.flatten(1))
+                alike = functional.cosine_similarity(maps.flatten(1).clamp(min=0), self._shown)
                 strayed = (_probability(logits) - _probability(self._logits)) / TOLERANCE
-                loss = (alike + strayed.square()).sum()
+                loss = (alike + (2 * strayed.abs() - 1).clamp(min=0).square()).sum()
             better = _kept(self._logits, logits.detach(), self._thresholds) & (alike.detach() < least)
             best[better], least[better] = here.detach()[better], alike.detach()[better]
             if step < steps:
