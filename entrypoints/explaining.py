@@ -48,7 +48,8 @@ def log(subject: Explained, *, stress_level: str) -> str:
     if len(stressed.effects):
         alarms = list(stressed.effects.loc[stressed.effects["alarm"].astype(bool), "finding"].unique())
         mlflow.set_tag("shortcut_alarm", "|".join(alarms))
-        line += f", shortcut alarm for {', '.join(alarms)}" if alarms else ", no shortcut alarm"
+        none = "no shortcut alarm" if stressed.effects["drop"].notna().any() else "too few patients for an alarm"
+        line += f", shortcut alarm for {', '.join(alarms)}" if alarms else f", {none}"
     return line
 
 

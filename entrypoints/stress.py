@@ -155,7 +155,7 @@ def _randomisation(sample: _Sample, seed: int) -> str:
     mlflow.log_figure(figures.randomisation(wide, subtitle=sample.scope), "randomisation.png")
     stays = flags.loc[flags["unchanged"].fillna(False).astype(bool), "finding"].tolist()
     unknown = flags.loc[flags["unchanged"].isna(), "finding"].tolist()
-    full, other = wide.loc[randomisation.FULL], wide.loc[OTHER_IMAGE]
+    full, other = (float(wide["spearman"].loc[name]) for name in (randomisation.FULL, OTHER_IMAGE))
     verdict = (
         f"FLAGGED, their maps do not depend on what was learned: {', '.join(stays)}" if stays else "none stays"
     )
@@ -163,7 +163,7 @@ def _randomisation(sample: _Sample, seed: int) -> str:
         verdict += f"; not defined (zero maps) for {', '.join(unknown)}"
     return (
         "Weights made random from the head down: rank correlation with the trained network's map "
-        f"{full['spearman']:.2f} at the end (maps of different images: {other['spearman']:.2f}); {verdict}."
+        f"{_two(full)} at the end (maps of different images: {_two(other)}); {verdict}."
     )
 
 
@@ -176,10 +176,12 @@ def _perturbations(sample: _Sample, seed: int) -> str:
     title = "Small disturbances of the image: does the map stay where the prediction does?"
     mlflow.log_figure(figures.similarities(wide, title=title, subtitle=sample.scope), "perturbation.png")
     tracking.log_frame(table.set_index("image"), "perturbation_pairs")
-    least = wide["ssim"].idxmin()
+    known = wide["ssim"].dropna()
+    if known.empty:
+        return "Small disturbances of the image: no map to compare, all are zero."
     return (
-        f"Small disturbances of the image: SSIM with the undisturbed map {wide['ssim'].min():.2f} ({least}) to "
-        f"{wide['ssim'].max():.2f}; the probability changes by {wide['probability_change'].max():.3f} in the mean "
+        f"Small disturbances of the image: SSIM with the undisturbed map {known.min():.2f} ({known.idxmin()}) to "
+        f"{known.max():.2f}; the probability changes by {wide['probability_change'].max():.3f} in the mean "
         "at most."
     )
 
@@ -188,11 +190,13 @@ def _captum(sample: _Sample, seed: int, samples: int) -> str:
     table = sample.named(perturbation.captum_measures(*sample.given, seed=seed, samples=samples))
     tracking.log_frame(table.set_index("image"), "captum_measures")
     known = table.dropna(subset=["infidelity", "infidelity_flat"])
+    if known.empty:
+        return "captum's measures: undefined, all maps are zero."
     below = (known["infidelity"] < known[["infidelity_flat", "infidelity_none"]].min(axis=1)).mean()
     values = {"sensitivity_max": table["sensitivity_max"].mean(), "infidelity_better_than_flat": below}
     mlflow.log_metrics({f"explain/{name}": float(value) for name, value in values.items() if not np.isnan(value)})
     return (
-        f"captum: sensitivity_max {values['sensitivity_max']:.2f} in the mean; infidelity below that of an even "
+        f"captum: sensitivity_max {_two(values['sensitivity_max'])} in the mean; infidelity below that of an even "
         f"and of an empty map for {below:.0%} of the maps."
     )
 
@@ -207,7 +211,7 @@ def _consistency(sample: _Sample, subject: Explained) -> str:
     wide = _wide(found, "other")
     title = "The same images, other checkpoints and seeds: does the map stay?"
     mlflow.log_figure(figures.similarities(wide, title=title, subtitle=sample.scope), "consistency.png")
-    told = ", ".join(f"{name} {row['top_overlap']:.2f}" for name, row in wide.iterrows())
+    told = ", ".join(f"{name} {_two(row['top_overlap'])}" for name, row in wide.iterrows())
     return f"Overlap of the strongest tenth of the map with: {told}."
 
 
@@ -225,8 +229,8 @@ def _attack(sample: _Sample, seed: int, steps: int, thresholds: np.ndarray) -> s
     found_one = (own["probability_change"] != 0).mean()  # else the original was taken
     return (
         f"Attacked by changes of at most {adversarial.EPS} grey levels that keep the prediction (there are such "
-        f"for {found_one:.0%} of the pairs): rank correlation with the map before {attacked:.2f}, under as much "
-        f"noise {noisy:.2f}."
+        f"for {found_one:.0%} of the pairs): rank correlation with the map before {_two(attacked)}, under as "
+        f"much noise {_two(noisy)}."
     )
 
 
@@ -243,11 +247,14 @@ def _faithfulness(sample: _Sample, seed: int, shares: int) -> str:
     tracking.log_frame(found, "faithfulness")
     told = {}
     for row in found.to_dict("records"):
-        told[row["measure"]] = f"{row['mean']:.3f} (95 % {row['low']:.3f} to {row['high']:.3f})"
+        ends = "" if np.isnan(row["low"]) else f" (95 % {row['low']:.3f} to {row['high']:.3f})"
+        told[row["measure"]] = f"{row['mean']:.3f}{ends}"
         if not np.isnan(row["mean"]):
             mlflow.log_metric(f"explain/faithfulness/{row['measure']}", row["mean"])
     if curves["deletion"].notna().any():
         mlflow.log_figure(figures.faithfulness(curves, subtitle=sample.scope, gains=found), "faithfulness.png")
+    if table["deletion"].isna().all():
+        return "Deletion and insertion: no order to follow, all maps are zero."
     return (
         f"Cells taken away in the map's order lower the probability more than in random order by "
         f"{told['deletion_gain']}, put back raise it more by {told['insertion_gain']} (areas under the curves)."
@@ -274,6 +281,11 @@ def _wide(table: pd.DataFrame, by: str) -> pd.DataFrame:
         parts.append(own[["mean", "low", "high"]].set_axis([measure, f"{measure}_low", f"{measure}_high"], axis=1))
         counts = own["n"] - own["undefined"]
     return pd.concat(parts, axis=1).assign(n=counts)
+
+
+def _two(value: float) -> str:
+    """A number as sentences say it."""
+    return "undefined" if np.isnan(value) else f"{value:.2f}"
 
 
 def _plain(name: object) -> str:

@@ -8,6 +8,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow.entities import Run
 
 from cxr.data import nih, phantom
@@ -217,3 +218,31 @@ def test_real_boxes_are_held_against_maps_of_real_images(
         )
     assert rows["image"].nunique() == 55
     assert "not comparable with published figures" in explain.data.tags["mlflow.note.content"]
+
+
+def test_maps_that_are_all_zero_end_in_words_and_not_in_an_error(
+    trained: dict[str, object], call: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network whose head speaks against everything: no map has a positive value."""
+    from cxr import serving
+
+    load = serving.load_network
+
+    def against(*given: object, **named: object) -> object:
+        network, spec = load(*given, **named)
+        torch.nn.init.constant_(network.fc.weight, -1.0)
+        return network, spec
+
+    monkeypatch.setattr(serving, "load_network", against)
+    done = call("explain", **trained, layer="layer4", fresh="true")
+    assert done.code == 0, done.err
+    (explain, *_) = runs("explain")
+    summary = table(explain, "class_maps")
+    assert (summary["zero_maps"] == summary["images"]).all()
+    boxed = table(explain, "localisation")
+    hits = boxed[(boxed["method"] == "gradcam") & (boxed["measure"] == "pointing")]
+    assert (hits["value"] == 0).all()  # a miss, not a blank
+    said = explain.data.tags["mlflow.note.content"]
+    assert "no map to compare, all are zero" in said
+    assert "no order to follow, all maps are zero" in said
+    assert "nan" not in said.lower().split()
