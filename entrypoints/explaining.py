@@ -47,8 +47,8 @@ def log(subject: Explained, *, stress_level: str) -> str:
     line = f"{len(found.positives)} findings mapped"
     if len(stressed.effects):
         alarms = list(stressed.effects.loc[stressed.effects["alarm"].astype(bool), "finding"].unique())
-        mlflow.set_tag("shortcut_alarm", "|".join(alarms))
         none = "no shortcut alarm" if stressed.effects["drop"].notna().any() else "too few patients for an alarm"
+        mlflow.set_tag("shortcut_alarm", "|".join(alarms) or none)
         line += f", shortcut alarm for {', '.join(alarms)}" if alarms else f", {none}"
     return line
 

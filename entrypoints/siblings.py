@@ -1,7 +1,9 @@
 """Networks whose maps should agree with an explained one's: its run's other checkpoints, and other seeds."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
+import click
 import mlflow
 import torch
 from torch import nn
@@ -38,18 +40,32 @@ def seeds(train_run: str, *, most: int) -> dict[str, str]:
 def networks(
     train_run: str, others: Mapping[str, str], *, checkpoints: int, device: torch.device
 ) -> dict[str, nn.Module]:
-    """Networks by name: up to so many checkpoints of other epochs than the best, and the best of other seeds."""
+    """Networks by name: up to so many checkpoints of other epochs than the best, and the best of other seeds.
+
+    One that cannot be fetched any more is left out, and said to be.
+    """
     found: dict[str, nn.Module] = {}
     for name, run_id in others.items():
-        found[name], _ = serving.load_network(mlflow.get_run(run_id).data.tags["model_uri"], device=device)
+        with _left_out(name):
+            found[name], _ = serving.load_network(mlflow.get_run(run_id).data.tags["model_uri"], device=device)
     tags = mlflow.get_run(train_run).data.tags
     slots = [slot for slot in _slots(train_run) if str(slot.epoch) != tags.get("best_epoch")]
     for slot in slots[:checkpoints]:
-        state = checkpoint.load(tracking.artifact(train_run, f"{delivery.REMOTE}/{slot.path.name}"))
-        network = model.build(tags["arch"], seed=0)
-        model.load_weights(network, state.average or state.weights, str(slot.path))
-        found[f"epoch {slot.epoch}"] = network.to(device).eval()
+        with _left_out(f"epoch {slot.epoch}"):
+            state = checkpoint.load(tracking.artifact(train_run, f"{delivery.REMOTE}/{slot.path.name}"))
+            network = model.build(tags["arch"], seed=0)
+            model.load_weights(network, state.average or state.weights, str(slot.path))
+            found[f"epoch {slot.epoch}"] = network.to(device).eval()
     return found
+
+
+@contextlib.contextmanager
+def _left_out(name: str) -> Iterator[None]:
+    """A network to compare with is no reason to fail: the explained one is there."""
+    try:
+        yield
+    except InputError as error:
+        click.echo(f"explain: warning: {name} is left out of the comparison: {error}")
 
 
 def _slots(train_run: str) -> list[checkpoint.Slot]:
@@ -60,8 +76,6 @@ def _slots(train_run: str) -> list[checkpoint.Slot]:
     ]
     slots = []
     for name in names:
-        try:
+        with _left_out(name):
             slots.append(checkpoint.read_slot(tracking.artifact(train_run, name)))
-        except InputError:
-            continue
     return sorted(slots, key=lambda slot: -slot.number)

@@ -1,7 +1,9 @@
 """What is done to the maps, on the active run: weights made random, images disturbed, regions masked."""
 
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 
 from cxr import figures, tracking
 from cxr.explain import adversarial, consistency, faithfulness, pairs, perturbation, randomisation, shortcuts
-from cxr.explain.similarity import MEASURES, OTHER_IMAGE, summary
+from cxr.explain.similarity import MEASURES, OTHER_IMAGE, maps_of_pixels, summary
 from entrypoints.explained import Explained
 
 SHOWN = ("corners", "border", "outside_thorax")  # the other regions are single corners
@@ -30,9 +32,9 @@ class Effort:
 
 
 EFFORTS = {
-    # Some 1,700 forward passes (2,500 without a closed form) and two of each masked image: a third of what scoring
-    # NIH's 34 thousand images of validation and test takes.
-    "quick": Effort(pairs=14, dear=14, steps=6, samples=5, shares=8, masked=5_000,
+    # Some 1,500 forward passes (1,900, and backwards, without a closed form) and two of each masked image: a third
+    # of what scoring NIH's 34 thousand images of validation and test takes.
+    "quick": Effort(pairs=14, dear=14, steps=6, samples=10, shares=8, masked=5_000,
                     regions=("corners", "outside_thorax")),
     "full": Effort(pairs=280, dear=140, steps=30, samples=20, shares=20, masked=10**9,
                    regions=tuple(shortcuts.REGIONS)),
@@ -63,6 +65,11 @@ class _Sample:
     def given(self) -> "tuple[torch.nn.Module, str, np.ndarray, torch.Tensor]":
         """What every test takes first."""
         return self.network, self.layer, self.pixels, self.targets
+
+    def shown(self) -> np.ndarray:
+        """Which pairs have a map that is not zero: bool [N]."""
+        positive: np.ndarray = (maps_of_pixels(*self.given) > 0).flatten(1).any(dim=1).numpy()
+        return positive
 
     def named(self, table: pd.DataFrame) -> pd.DataFrame:
         """A test's table with the pair's image, patient_id and finding in place of its number."""
@@ -134,9 +141,10 @@ def _masking_line(effects: pd.DataFrame) -> str:
             f"{row['low']:.3f} to {row['high']:.3f}{', few patients: too narrow' if row['few'] else ''})"
             for row in alarms.to_dict("records")
         ]
-        return f"**Shortcut alarm**: {'; '.join(told)}. What lies outside the chest is needed to rank these."
+        return f"**Shortcut alarm**: {'; '.join(told)}. What lies there is part of what ranks these."
     return (
-        f"No shortcut alarm in {known} findings: masking lowers no AUROC surely by more than {shortcuts.ALARM:g}."
+        f"No shortcut alarm in {known} findings: for none is a fall of AUROC above {shortcuts.ALARM:g} shown. "
+        "With few patients little can be shown; the intervals say what is not excluded."
         if known
         else "Masking says nothing here: no finding has 10 positive and 10 negative patients."
     )
@@ -163,7 +171,7 @@ def _randomisation(sample: _Sample, seed: int) -> str:
         verdict += f"; not defined (zero maps) for {', '.join(unknown)}"
     return (
         "Weights made random from the head down: rank correlation with the trained network's map "
-        f"{_two(full)} at the end (maps of different images: {_two(other)}); {verdict}."
+        f"{_two(full)} at the end (maps of different images: {_two(other)}{_over(by_depth)}); {verdict}."
     )
 
 
@@ -182,28 +190,31 @@ def _perturbations(sample: _Sample, seed: int) -> str:
     return (
         f"Small disturbances of the image: SSIM with the undisturbed map {known.min():.2f} ({known.idxmin()}) to "
         f"{known.max():.2f}; the probability changes by {wide['probability_change'].max():.3f} in the mean "
-        "at most."
+        f"at most{_over(found)}."
     )
 
 
 def _captum(sample: _Sample, seed: int, samples: int) -> str:
     table = sample.named(perturbation.captum_measures(*sample.given, seed=seed, samples=samples))
     tracking.log_frame(table.set_index("image"), "captum_measures")
-    known = table.dropna(subset=["infidelity", "infidelity_flat"])
-    if known.empty:
+    gain = (table["infidelity_shuffled"] - table["infidelity"]) / table["infidelity_none"]
+    found = summary(
+        table.assign(kind="map", infidelity_gain=gain), ["kind"], ("sensitivity_max", "infidelity_gain")
+    ).set_index("measure")
+    if found["mean"].isna().all():
         return "captum's measures: undefined, all maps are zero."
-    below = (known["infidelity"] < known[["infidelity_flat", "infidelity_none"]].min(axis=1)).mean()
-    values = {"sensitivity_max": table["sensitivity_max"].mean(), "infidelity_better_than_flat": below}
-    mlflow.log_metrics({f"explain/{name}": float(value) for name, value in values.items() if not np.isnan(value)})
+    mlflow.log_metrics({f"explain/{name}": float(value) for name, value in found["mean"].dropna().items()})
+    gained = found.reset_index().to_dict("records")[1]
     return (
-        f"captum: sensitivity_max {_two(values['sensitivity_max'])} in the mean; infidelity below that of an even "
-        f"and of an empty map for {below:.0%} of the maps."
+        f"captum: sensitivity_max {_two(found['mean'].loc['sensitivity_max'])} in the mean; infidelity below that "
+        f"of the same maps shuffled by {gained['mean']:.0%} of what the logits vary{_ends(gained, '.0%')}"
+        f"{_over(found)}."
     )
 
 
 def _consistency(sample: _Sample, subject: Explained) -> str:
     if not subject.others:
-        return "Other checkpoints and seeds: none on this server to compare with."
+        return "Other checkpoints and seeds of the same split: none on this server to compare with."
     networks = {"this model": subject.network} | dict(subject.others)
     table = sample.named(consistency.between(networks, *sample.given[1:]))
     found = summary(table, ["other"])
@@ -212,7 +223,7 @@ def _consistency(sample: _Sample, subject: Explained) -> str:
     title = "The same images, other checkpoints and seeds: does the map stay?"
     mlflow.log_figure(figures.similarities(wide, title=title, subtitle=sample.scope), "consistency.png")
     told = ", ".join(f"{name} {_two(row['top_overlap'])}" for name, row in wide.iterrows())
-    return f"Overlap of the strongest tenth of the map with: {told}."
+    return f"Overlap of the strongest tenth of the map with: {told}{_over(found)}."
 
 
 # ---------------------------------------------------------------- can it be fooled, and does it say what counts?
@@ -224,13 +235,18 @@ def _attack(sample: _Sample, seed: int, steps: int, thresholds: np.ndarray) -> s
     _log_summary(found, "attack", "kind")
     tracking.log_frame(table.set_index("image"), "attack_pairs")
     wide = _wide(found, "kind")
-    attacked, noisy = wide["spearman"].loc["attack"], wide["spearman"].loc["noise"]
     own = table[table["kind"] == "attack"]
-    found_one = (own["probability_change"] != 0).mean()  # else the original was taken
+    own = own[sample.shown()]
+    wiped = int(own["ssim"].isna().sum())
+    if own.empty:
+        return "Attack: no map to move, all are zero."
+    moved = (own["probability_change"] != 0).mean()  # else the original was taken
+    mlflow.log_metrics({"explain/attack/wiped_out": float(wiped), "explain/attack/found": float(moved)})
     return (
-        f"Attacked by changes of at most {adversarial.EPS} grey levels that keep the prediction (there are such "
-        f"for {found_one:.0%} of the pairs): rank correlation with the map before {_two(attacked)}, under as "
-        f"much noise {_two(noisy)}."
+        f"Attacked by changes of at most {adversarial.EPS} grey levels that keep the prediction (found for "
+        f"{moved:.0%} of {len(own)} maps): rank correlation with the map before "
+        f"{_two(wide['spearman'].loc['attack'])}, under as much noise {_two(wide['spearman'].loc['noise'])}; "
+        f"{wiped} maps wiped out, which are not in the mean. A longer attack may go farther."
     )
 
 
@@ -247,8 +263,7 @@ def _faithfulness(sample: _Sample, seed: int, shares: int) -> str:
     tracking.log_frame(found, "faithfulness")
     told = {}
     for row in found.to_dict("records"):
-        ends = "" if np.isnan(row["low"]) else f" (95 % {row['low']:.3f} to {row['high']:.3f})"
-        told[row["measure"]] = f"{row['mean']:.3f}{ends}"
+        told[row["measure"]] = f"{row['mean']:.3f}{_ends(row, '.3f')}"
         if not np.isnan(row["mean"]):
             mlflow.log_metric(f"explain/faithfulness/{row['measure']}", row["mean"])
     if curves["deletion"].notna().any():
@@ -257,7 +272,8 @@ def _faithfulness(sample: _Sample, seed: int, shares: int) -> str:
         return "Deletion and insertion: no order to follow, all maps are zero."
     return (
         f"Cells taken away in the map's order lower the probability more than in random order by "
-        f"{told['deletion_gain']}, put back raise it more by {told['insertion_gain']} (areas under the curves)."
+        f"{told['deletion_gain']}, put back raise it more by {told['insertion_gain']} (areas under the curves"
+        f"{_over(found)})."
     )
 
 
@@ -281,6 +297,17 @@ def _wide(table: pd.DataFrame, by: str) -> pd.DataFrame:
         parts.append(own[["mean", "low", "high"]].set_axis([measure, f"{measure}_low", f"{measure}_high"], axis=1))
         counts = own["n"] - own["undefined"]
     return pd.concat(parts, axis=1).assign(n=counts)
+
+
+def _ends(row: dict[Hashable, Any], form: str) -> str:
+    """The interval of a summary's row in brackets, or nothing where there is none."""
+    return "" if np.isnan(row["low"]) else f" (95 % {row['low']:{form}} to {row['high']:{form}})"
+
+
+def _over(table: pd.DataFrame) -> str:
+    """How many maps a summary rests on, where some are undefined: zero maps have no likeness."""
+    left = int((table["n"] - table["undefined"]).min())
+    return f", over {left} of {int(table['n'].max())} maps, the rest zero" if table["undefined"].any() else ""
 
 
 def _two(value: float) -> str:

@@ -112,22 +112,24 @@ def captum_measures(
 ) -> pd.DataFrame:
     """captum's `sensitivity_max` and `infidelity` of the maps after ReLU, by pair.
 
-    pixels uint8 [N, S, S], targets [N] -> pair, sensitivity_max, infidelity, infidelity_flat, infidelity_none.
+    pixels uint8 [N, S, S], targets [N] -> pair, sensitivity_max, infidelity, infidelity_shuffled, infidelity_flat,
+    infidelity_none. All NaN for a zero map.
 
     sensitivity_max: the largest |map - map'| / |map| (Frobenius norms, at the network's resolution) among
-    `samples` pictures whose grey levels differ by up to RADIUS each, drawn evenly and cut to 0..255. NaN for a
-    zero map, where captum would leave out the divisor.
+    `samples` pictures whose grey levels differ by up to RADIUS each, drawn evenly and cut to 0..255.
 
     infidelity: a square of SQUARE of the side at a random place gets the picture's mean grey. The map scaled up
     and summed over the square, times the one factor that fits the pair's samples best (captum's `normalize`, as
     in the authors' code: Grad-CAM has no unit of its own in pixels), is held against the drop of the logit: the
     mean squared difference, in logits squared. Grad-CAM is activation times gradient, so a share of the logit,
     and the square counts as 1 or 0 rather than by its change in grey (sensitivity-n in Yeh et al., section 2.3).
-    Beside it, from the same samples: infidelity_flat of a map that is the same everywhere, infidelity_none of
-    a zero map, the largest value possible. Only a map below both says where the logit comes from.
+    Beside it, from the same squares: infidelity_shuffled of the map with its positions permuted, infidelity_flat
+    of a map that is the same everywhere, infidelity_none of a zero map, the largest value possible. With few
+    samples the fitted factor makes any map fit somewhat, random ones too: a single value says little, and what
+    counts is how far maps lie below their shuffled selves over many pairs.
 
     Cost: a pair passes 2 + samples times for maps (as often backwards where there is no closed form) and
-    2 + samples times for logits, or a little more with over 32 samples.
+    4 + 2 samples times for logits, or a little more with over 32 samples.
     """
     assert len(pixels) == len(targets) > 0, (len(pixels), len(targets))
     assert samples > 0, samples
@@ -141,8 +143,14 @@ def captum_measures(
         maps = maps_of_pixels(network, layer, pixels[start : start + few], targets[start : start + few])
         table = pd.DataFrame({"pair": start + np.arange(len(picture))})
         table["sensitivity_max"] = _sensitivity(network, layer, picture, classes, samples, generator)
-        table.loc[~(maps > 0).flatten(1).any(dim=1).numpy(), "sensitivity_max"] = np.nan
-        tables.append(table.assign(**_infidelity(network, maps, picture, classes, samples, generator)))
+        squares = generator.get_state()
+        table = table.assign(**_infidelity(network, maps, picture, classes, samples, generator))
+        shuffled = _shuffled(maps, torch.Generator().manual_seed(seed + start))
+        generator.set_state(squares)  # the very same
+        again = _infidelity(network, shuffled, picture, classes, samples, generator)
+        table.insert(3, "infidelity_shuffled", again["infidelity"])
+        table.loc[~(maps > 0).flatten(1).any(dim=1).numpy(), table.columns[1:]] = np.nan
+        tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -234,6 +242,13 @@ def _infidelity(
         "infidelity_flat": flat.clamp(min=0).numpy(),
         "infidelity_none": none.numpy(),
     }
+
+
+def _shuffled(maps: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Maps [N, h, w] with the positions of each permuted."""
+    flat = maps.flatten(1)
+    order = torch.rand(flat.shape, generator=generator).argsort(dim=1)
+    return flat.gather(1, order).view_as(maps)
 
 
 def _squares(count: int, size: int, generator: torch.Generator) -> torch.Tensor:

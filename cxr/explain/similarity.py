@@ -17,6 +17,7 @@ from torch import nn
 
 from cxr.data.augment import normalise
 from cxr.evaluation.bootstrap import SEED, Statistic, rate
+from cxr.evaluation.metrics import MIN_PATIENTS
 from cxr.evaluation.ranked import estimates, numbered
 from cxr.explain.classmaps import upsample
 from cxr.explain.gradcam import maps_of
@@ -118,7 +119,8 @@ def summary(
 
     `table` has the columns of `by`, patient_id, and the measures; groups keep the order in which they come. n
     counts all pairs, undefined those that are NaN (as of zero maps); median, mean, low and high are of the
-    others. Intervals are percentiles over patients drawn with replacement, the same for all groups.
+    others. Intervals are percentiles over patients drawn with replacement, the same for all groups; none below 10
+    patients.
     """
     assert len(by), "a summary needs a column to group by"
     table, patients = numbered(table)
@@ -134,10 +136,14 @@ def summary(
                 dict(zip(by, group, strict=True))
                 | {"measure": measure, "n": len(part), "patients": part["patient_id"].nunique()}
                 | {"undefined": len(part) - len(known), "median": known[measure].median()}
+                | {"known_patients": known["patient_id"].nunique()}
             )
     found = estimates(statistics, patients, seed=seed)
     means = [found.of({name: 1.0}).named("mean", "low", "high") for name in statistics]
-    return pd.DataFrame([row | mean for row, mean in zip(rows, means, strict=True)])
+    summed = pd.DataFrame([row | mean for row, mean in zip(rows, means, strict=True)])
+    few = summed["known_patients"] < MIN_PATIENTS
+    summed.loc[few, ["low", "high"]] = np.nan
+    return summed.drop(columns="known_patients")
 
 
 def _pictures(maps: torch.Tensor, size: int) -> np.ndarray:

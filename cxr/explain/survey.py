@@ -111,7 +111,7 @@ class _WithoutPatient:
         nothing = (0, np.zeros(one.shape))
         (count, total), (own, part) = self._sums.get(finding, nothing), self._own.get((finding, patient), nothing)
         if count == own:
-            return nothing[1]
+            return np.full(one.shape, np.nan)
         rest: np.ndarray = np.maximum(total - part, 0) / (count - own)  # rounding may end below 0
         return rest
 

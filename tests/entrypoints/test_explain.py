@@ -246,3 +246,18 @@ def test_maps_that_are_all_zero_end_in_words_and_not_in_an_error(
     assert "no map to compare, all are zero" in said
     assert "no order to follow, all maps are zero" in said
     assert "nan" not in said.lower().split()
+
+
+def test_a_network_to_compare_with_that_is_gone_is_left_out_and_told(
+    trained: dict[str, object], call: Callable, tmp_path: Path
+) -> None:
+    folder = Path(mlflow.get_run(str(trained["model"])).info.artifact_uri, "checkpoints")
+    away = [Path(shutil.move(path, tmp_path)) for path in folder.glob("*.pt")]
+    try:
+        done = call("explain", **trained, fresh="true")
+    finally:
+        for path in away:
+            shutil.move(path, folder)
+    assert done.code == 0, done.err
+    assert "is left out of the comparison" in done.out
+    assert set(table(runs("explain")[0], "consistency")["other"]) == {"seed 124", "other image"}

@@ -321,13 +321,18 @@ def test_intervals_are_those_of_patients_drawn_by_hand(
     for name in METHODS:
         row = chosen(tables[0], **key, method=name)
         assert row["value"] == pytest.approx(own[name].mean())
-        assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(means[name], [0.025, 0.975])))
+        assert (row["low"], row["high"]) == pytest.approx(ends_of(means[name]), nan_ok=True)
         assert (row["images"], row["patients"]) == (48, len(patients))
     for name in BASELINES:
         row = chosen(tables[1], **key, baseline=name)
         assert row["difference"] == pytest.approx((own["gradcam"] - own[name]).mean())
-        ends = tuple(np.quantile(means["gradcam"] - means[name], [0.025, 0.975]))
-        assert (row["low"], row["high"]) == pytest.approx(ends)
+        assert (row["low"], row["high"]) == pytest.approx(ends_of(means["gradcam"] - means[name]), nan_ok=True)
+
+
+def ends_of(means: np.ndarray) -> tuple[float, float]:
+    """None where all patients agree: that replicates agree, too, proves nothing."""
+    low, high = np.quantile(means, [0.025, 0.975])
+    return (low, high) if low < high else (np.nan, np.nan)
 
 
 def chosen(table: pd.DataFrame, **values: str) -> pd.Series:
@@ -388,9 +393,29 @@ def test_fewer_than_ten_patients_have_values_and_no_interval(patients: int, has_
     items = [boxed(drawn_map(k), [20, 30, 90, 80], image=f"{k}.png", patient=f"p{k}") for k in range(patients)]
     rows = localisation.measure(items, seed=0)
     for table in (localisation.table(rows), localisation.differences(rows)):
-        assert table["low"].notna().all() == table["high"].notna().all() == has_interval
+        energy = table[table["measure"] == "energy"].iloc[0]
+        assert np.isfinite([energy["low"], energy["high"]]).all() == has_interval
+        assert has_interval or table[["low", "high"]].isna().all(axis=None)
         assert table.filter(["value", "difference"]).notna().all(axis=None)
     assert set(table["stratum"]) == {"all", "large"}
+
+
+def test_patients_who_all_miss_have_no_interval_of_nothing() -> None:
+    items = [boxed(np.zeros((7, 7)), [20, 30, 90, 80], image=f"{k}.png", patient=f"p{k}") for k in range(19)]
+    row = chosen(localisation.table(localisation.measure(items, seed=0)), finding="Mass", stratum="all",
+                 method="gradcam", measure="pointing")  # fmt: skip
+    assert (row["value"], np.isnan(row["low"]), np.isnan(row["high"])) == (0, True, True)
+
+
+def test_without_another_patient_there_is_no_class_mean_and_its_share_is_of_the_others() -> None:
+    other = np.full((7, 7), np.nan)
+    items = [boxed(drawn_map(k), [20, 30, 90, 80], image=f"{k}.png", patient=f"p{k}",
+                   mean_map=other if k % 2 else drawn_map(9)) for k in range(4)]  # fmt: skip
+    rows = localisation.measure(items, seed=0)
+    own = rows[rows["method"] == "class_mean"]
+    assert own["energy"].isna().tolist() == [False, True, False, True]
+    row = chosen(localisation.table(rows), finding="Mass", stratum="all", method="class_mean", measure="energy")
+    assert row["value"] == pytest.approx(own["energy"].dropna().mean())
 
 
 def test_strata_are_terciles_of_nihs_boxes() -> None:

@@ -73,15 +73,15 @@ def test_an_alarm_says_which_region_and_how_much() -> None:
     assert "of few patients: the interval is too narrow" in said(effects=rows.assign(few=True))
 
 
-def test_no_alarm_gives_the_largest_drop_and_its_region() -> None:
-    rows = (("corners", 0.001, -0.01, 0.02, False), ("outside_thorax", 0.044, 0.011, 0.086, False))
-    expected = "(by 0.044 (95 % 0.011 to 0.086) at worst, when all outside the thorax is masked)."
-    assert f"No alarm: its AUROC does not surely fall by more than 0.02 {expected}" in said(effects=effects(*rows))
+def test_no_alarm_gives_the_largest_drop_and_what_is_not_excluded() -> None:
+    rows = (("corners", 0.001, -0.01, 0.12, False), ("outside_thorax", 0.044, 0.011, 0.086, False))
+    expected = "when all outside the thorax is masked; a fall of up to 0.120 is not excluded."
+    assert f"No alarm: at worst its AUROC falls by 0.044, {expected}" in said(effects=effects(*rows))
 
 
-def test_a_rise_is_not_called_a_fall() -> None:
-    text = said(effects=effects(("upper_left", -0.01, -0.02, 0.001, False)))
-    assert "No alarm: its AUROC does not fall when the upper left corner is masked." in text
+def test_a_rise_is_not_called_a_fall_and_its_interval_not_kept_back() -> None:
+    text = said(effects=effects(("upper_left", -0.01, -0.2, 0.19, False)))
+    assert "its AUROC rises by 0.010, when the upper left corner is masked; a fall of up to 0.190" in text
 
 
 def test_too_few_patients_are_no_all_clear() -> None:
@@ -96,11 +96,17 @@ def test_another_findings_rows_are_not_its_own() -> None:
 
 
 def test_zero_maps_are_told() -> None:
-    one = ClassMap(**{**vars(ONE), "zero_maps": 3, "images": 1, "patients": 1})
+    one = ClassMap(**{**vars(ONE), "zero_maps": 3, "images": 4, "patients": 1})
     text = of_finding("Pleural_Thickening", one, located=NOTHING, differences=NOTHING, effects=NOTHING)
-    assert text.startswith("**Pleural Thickening**: 1 image of 1 patient mapped, 3 of the maps zero.")
+    assert text.startswith("**Pleural Thickening**: 4 images of 1 patient mapped, 3 of the maps zero.")
+
+
+def test_maps_that_are_all_zero_point_nowhere() -> None:
+    one = ClassMap(**{**vars(ONE), "zero_maps": 34})
+    text = of_finding("Mass", one, located=NOTHING, differences=NOTHING, effects=NOTHING)
+    assert "34 images of 17 patients mapped, all of them zero: they point nowhere, which counts as a miss." in text
 
 
 def test_what_does_not_follow_is_named() -> None:
-    for words in ("not that it is the evidence a radiologist uses", "not that there is no shortcut elsewhere"):
+    for words in ("not that it is the evidence a radiologist uses", "a shortcut may lie elsewhere"):
         assert words in " ".join(DOES_NOT_FOLLOW.split())
