@@ -184,11 +184,17 @@ def flat(table: pd.DataFrame, differences: pd.DataFrame) -> dict[str, float]:
 
 
 def _detect(surface: Heat) -> _Detected:
-    """The boxes of both thresholds, none on a zero map."""
+    """The boxes of both thresholds, none on a zero map.
+
+    A region between the centres of the original's pixels is none: between four positions of a map a saddle can
+    rise above a threshold by less than a pixel, and such a speck would lie wholly inside any drawn box.
+    """
     if surface.top == 0:
         return _Detected(heat=surface, boxes=np.empty((0, 4)))
-    boxes = [surface.detect(surface.top * threshold / 255) for threshold in _HEAT]
-    return _Detected(heat=surface, boxes=np.concatenate(boxes))
+    found = np.concatenate([surface.detect(surface.top * threshold / 255) for threshold in _HEAT])
+    start, end = found[:, :2], found[:, :2] + found[:, 2:]
+    seen = (np.floor(end - 0.5) >= np.ceil(start - 0.5)).all(axis=1)
+    return _Detected(heat=surface, boxes=found[seen] if seen.any() else found)
 
 
 @lru_cache(maxsize=8)

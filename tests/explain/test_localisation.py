@@ -13,7 +13,7 @@ from cxr import published
 from cxr.data.image import Geometry
 from cxr.evaluation.bootstrap import REPLICATES, replicates
 from cxr.explain import localisation
-from cxr.explain.boxes import cone, covered, heat, hit, overlaps, within
+from cxr.explain.boxes import Heat, cone, covered, heat, hit, overlaps, within
 from cxr.explain.localisation import BASELINES, HEADLINE, MEASURES, METHODS, Boxed
 from cxr.findings import FINDINGS
 
@@ -416,6 +416,14 @@ def test_without_another_patient_there_is_no_class_mean_and_its_share_is_of_the_
     assert own["energy"].isna().tolist() == [False, True, False, True]
     row = chosen(localisation.table(rows), finding="Mass", stratum="all", method="class_mean", measure="energy")
     assert row["value"] == pytest.approx(own["energy"].dropna().mean())
+
+
+def test_a_speck_between_pixels_is_no_detected_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A saddle may rise above a threshold by a hundredth of a pixel; nobody who draws pixels would see it."""
+    found = np.array([[10.0, 20.0, 30.0, 40.0], [111.97, 175.98, 0.06, 0.06], [50.2, 60.2, 0.6, 0.6]])
+    monkeypatch.setattr(Heat, "detect", lambda surface, threshold: found)
+    assert measured(boxed(drawn_map(1), [100, 170, 30, 30]))["iobb_0.1"] == 0
+    assert measured(boxed(drawn_map(1), [50, 60, 30, 30]))["iobb_0.9"] == 1  # holds the centre of a pixel
 
 
 def test_strata_are_terciles_of_nihs_boxes() -> None:
