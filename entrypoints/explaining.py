@@ -10,7 +10,7 @@ from cxr.evaluation.bootstrap import SEED
 from cxr.explain import classmaps, localisation, pairs, shortcuts, statements, survey
 from cxr.explain.survey import Survey
 from cxr.findings import FINDINGS
-from entrypoints import gallery, stress
+from entrypoints import gallery, masking, stress
 from entrypoints.explained import Explained
 from entrypoints.stress import Stressed
 
@@ -79,7 +79,7 @@ def _attention(subject: Explained, found: Survey) -> None:
         {f"explain/attention/{row['region']}/{row['finding']}": float(row["share"])
          for row in table.dropna(subset=["share"]).to_dict("records")}
     )  # fmt: skip
-    shown = table[table["region"].isin(stress.SHOWN)]
+    shown = table[table["region"].isin(masking.SHOWN)]
     wide = shown.set_index(["finding", "region"])["share"].unstack(sort=False)  # noqa: PD010 - keeps what is NaN
     wide = wide.reindex(index=[name for name in FINDINGS if name in wide.index])
     if len(wide):

@@ -1,6 +1,5 @@
 """What is done to the maps, on the active run: weights made random, images disturbed, regions masked."""
 
-import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,8 @@ import torch
 from cxr import figures, tracking
 from cxr.explain import adversarial, consistency, faithfulness, pairs, perturbation, randomisation, shortcuts
 from cxr.explain.similarity import MEASURES, OTHER_IMAGE, maps_of_pixels, summary
+from entrypoints import masking
 from entrypoints.explained import Explained
-
-SHOWN = ("corners", "border", "outside_thorax")  # the other regions are single corners
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +77,8 @@ class _Sample:
 
 def log(subject: Explained, wanted: pd.DataFrame, effort: Effort) -> Stressed:
     """Run and log every stress test; `wanted` are the pairs that were mapped."""
-    effects = _masking(subject, effort)
-    lines = [_masking_line(effects)]
+    effects = masking.log(subject, effort.regions, most=effort.masked)
+    lines = [masking.line(effects)]
     chosen = pairs.sample(wanted, effort.pairs, seed=subject.seed)
     if chosen.empty:
         return Stressed(effects=effects, lines=[*lines, "No test image has a finding: no map was put to stress."])
@@ -95,59 +93,6 @@ def log(subject: Explained, wanted: pd.DataFrame, effort: Effort) -> Stressed:
         _faithfulness(few, subject.seed, effort.shares),
     ]
     return Stressed(effects=effects, lines=lines)
-
-
-# ---------------------------------------------------------------- shortcuts
-
-
-def _masking(subject: Explained, effort: Effort) -> pd.DataFrame:
-    test = _whole_patients(subject.test, effort.masked, subject.seed)
-    rows = subject.store.rows_of(test["image"].tolist())
-    fill = shortcuts.mean_picture(subject.store, rows)
-    start = time.perf_counter()
-    masked = shortcuts.masked_logits(
-        subject.network, subject.store, rows, effort.regions, fill, device=subject.device
-    )
-    a_pass = (time.perf_counter() - start) / max(len(rows) * len(effort.regions), 1)
-    mlflow.log_metric("explain/seconds/forward", a_pass * (len(subject.test) + subject.val_images))
-    effects = shortcuts.effects(test, masked)
-    tracking.log_frame(effects.set_index("finding"), "masking")
-    mlflow.log_metrics(shortcuts.flat(effects))
-    shown = effects[effects["region"].isin(SHOWN)]
-    if shown["drop"].notna().any():
-        subtitle = (
-            f"{subject.scope} {len(test):,} images; the region is replaced by the mean picture in all of them."
-        )
-        mlflow.log_figure(figures.masking(shown, subtitle=subtitle), "masking.png")
-    return effects
-
-
-def _whole_patients(test: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
-    """All images of patients drawn at random, at most so many images in all."""
-    if len(test) <= most:
-        return test
-    patients = np.random.default_rng([seed, 2]).permutation(np.unique(test["patient_id"]))
-    counts = test["patient_id"].value_counts().reindex(patients).to_numpy()
-    kept = patients[np.cumsum(counts) <= most]
-    return test[test["patient_id"].isin(kept)].reset_index(drop=True)
-
-
-def _masking_line(effects: pd.DataFrame) -> str:
-    alarms = effects[effects["alarm"].astype(bool)]
-    known = effects.loc[effects["drop"].notna(), "finding"].nunique()
-    if len(alarms):
-        told = [
-            f"{row['finding']} ({row['region'].replace('_', ' ')}: AUROC lower by {row['drop']:.3f}, 95 % "
-            f"{row['low']:.3f} to {row['high']:.3f}{', few patients: too narrow' if row['few'] else ''})"
-            for row in alarms.to_dict("records")
-        ]
-        return f"**Shortcut alarm**: {'; '.join(told)}. What lies there is part of what ranks these."
-    return (
-        f"No shortcut alarm in {known} findings: for none is a fall of AUROC above {shortcuts.ALARM:g} shown. "
-        "With few patients little can be shown; the intervals say what is not excluded."
-        if known
-        else "Masking says nothing here: no finding has 10 positive and 10 negative patients."
-    )
 
 
 # ---------------------------------------------------------------- is it the map of this network and this image?
