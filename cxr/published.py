@@ -46,8 +46,8 @@ AHMED_2025_TABLE_2 = {
 }
 
 # Wang et al., "ChestX-ray8", CVPR 2017 (https://arxiv.org/abs/1705.02315), section 4.2: share of NIH's 984 boxes
-# that are found, by measure and finding. IoBB is the intersection over the detected box; heat thresholds are 60
-# and 180 of 255.
+# that are found, by measure and finding, by a network that started from ImageNet weights. IoBB is the
+# intersection over the detected box; heat thresholds are 60 and 180 of 255.
 _BOXED = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from cxr.figures.localisation import box_accuracy, pointing
 from cxr.findings import FINDINGS
 from tests.figures_drawn import intervals, marks, misplaced, rows, texts, title
 
-WANG = "Wang et al. 2017 (theirs, all 984 boxes)"
+WANG = "Wang 2017 (theirs: all 984 boxes, ImageNet start)"
 MEASURES = ("pointing", "iobb_0.1", "iobb_0.25", "iobb_0.5")
 BASELINES = {"shuffled": 0.1, "centre": 0.3, "class_mean": 0.2}
 

@@ -15,7 +15,7 @@ Measures of one image and finding:
 
 Sources: pointing game: Zhang et al., ECCV 2016 (https://arxiv.org/abs/1608.00507); energy: Wang et al., Score-CAM,
 2020 (https://arxiv.org/abs/1910.01279); boxes, IoU and IoBB: Wang et al., CVPR 2017, section 4.2
-(https://arxiv.org/abs/1705.02315), who do not say how they join their two thresholds: any box is ours.
+(https://arxiv.org/abs/1705.02315), whose way of joining the two thresholds we do not know: any box is ours.
 """
 
 import hashlib

@@ -45,7 +45,7 @@ _BASELINES = {
     "centre": ("+", PURPLE, "baseline: the image's centre"),
     "class_mean": ("^", GREEN, "baseline: other patients' mean map"),
 }
-_WANG = "Wang et al. 2017 (theirs, all 984 boxes)"
+_WANG = "Wang 2017 (theirs: all 984 boxes, ImageNet start)"
 _PANELS = {"iobb_0.1": "IoBB > 0.1", "iobb_0.25": "IoBB > 0.25", "iobb_0.5": "IoBB > 0.5"}
 
 

@@ -212,11 +212,21 @@ def test_pointing_tolerance_follows_the_longer_side() -> None:
     signed = np.zeros((8, 8))
     signed[3, 3] = 1
     large = Geometry(width=1024, height=1024, size=64)  # the maximum at 448; 112 at 256
+    narrow = Geometry(width=512, height=1024, size=64)  # at (28 - 16) * 16 = 192 and 448
     for box, place, want in (
         ([462, 440, 30, 30], large, 1), ([464, 440, 30, 30], large, 0),
         ([115, 110, 8, 8], SQUARE, 1), ([116, 110, 8, 8], SQUARE, 0),
+        ([206, 440, 30, 30], narrow, 1), ([208, 440, 30, 30], narrow, 0),
     ):  # fmt: skip
         assert measured(boxed(signed, box, place=place))["pointing"] == want
+
+
+def test_the_centre_of_any_of_several_boxes_is_enough() -> None:
+    signed = np.zeros((8, 8))
+    signed[1, 1] = 1  # at 48
+    hot, cold = [33, 33, 30, 30], [193, 193, 30, 30]
+    assert measured(boxed(signed, hot, cold))["contains_centre"] == 1
+    assert measured(boxed(signed, cold))["contains_centre"] == 0
 
 
 @pytest.mark.parametrize("signed", [np.zeros((7, 7)), np.full((7, 7), -2.0)])
