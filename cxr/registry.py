@@ -1,5 +1,8 @@
 """The model registry: versions of the trained network, their tags and aliases."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -46,23 +49,35 @@ _SIGNATURE = ModelSignature(
 def log_model(weights: Path, example: bytes, *, step: int, tags: dict[str, str]) -> str:
     """Log a weights file as an MLflow model of the active run; `example` is an encoded image. Its URI."""
     package = Path(__file__).parent
-    logged = mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(package / "pyfunc_model.py"),
-        artifacts={"weights": str(weights)},
-        code_paths=[str(package)],
-        signature=_SIGNATURE,
-        input_example=pd.DataFrame({"image": [example]}),
-        # the local label of a wheel (+cu130) is in no registry
-        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in _REQUIREMENTS],
-        # no uv project: else a uv.lock in the working directory would travel along, with the registry
-        # hosts it names, and outrank these pins
-        uv_project_path=str(package),
-        tags=tags,
-        step=step,
-    )
+    with _no_bytecode():
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(package / "pyfunc_model.py"),
+            artifacts={"weights": str(weights)},
+            code_paths=[str(package)],
+            signature=_SIGNATURE,
+            input_example=pd.DataFrame({"image": [example]}),
+            # the local label of a wheel (+cu130) is in no registry
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in _REQUIREMENTS],
+            # no uv project: else a uv.lock in the working directory would travel along, with the registry
+            # hosts it names, and outrank these pins
+            uv_project_path=str(package),
+            tags=tags,
+            step=step,
+        )
     uri: str = logged.model_uri
     return uri
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """MLflow runs the code where it has copied it to: bytecode would be left there, and travel along."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def ensure_version(name: str, model_uri: str, run_id: str, tags: dict[str, str]) -> str:
