@@ -149,6 +149,9 @@ def launch(work: Callable[[Any], Value], job: Any, cluster: Cluster, *, name: st
         signals_to_handle="SIGQUIT",  # SIGINT and SIGTERM stay ours: they raise once, not in its clean-up too
     )  # fmt: skip
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    # else processes that are started anew meet through the same store as the dead ones, find their addresses there
+    # and are refused (https://github.com/pytorch/pytorch/issues/135712, torch 2.14.1)
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
         found: dict[int, Value] = elastic_launch(config, work)(job)
     except ChildFailedError as error:

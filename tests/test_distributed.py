@@ -1,6 +1,8 @@
 """Several processes against one: the same gradients, every image once, the same validation. Real ones, gloo."""
 
+import os
 import re
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -179,6 +181,22 @@ def fail(task: Task) -> str:
     with (task.folder / "tries").open("a") as file:
         file.write("x")
     raise ValueError("this will not do")
+
+
+def die_thrice(task: Task) -> str:
+    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    with distributed.joined(task.cluster) as group:
+        (task.folder / f"{attempt}-{group.rank}").touch()
+        group.gather(attempt)
+        if group.rank and attempt != "3":
+            os.kill(os.getpid(), signal.SIGKILL)
+        group.gather(attempt)
+        return attempt
+
+
+def test_processes_that_are_started_anew_meet_each_other_and_not_the_dead(tmp_path: Path) -> None:
+    assert distributed.launch(die_thrice, Task(tmp_path, TWO), TWO, name="thrice") == ["3", "3"]
+    assert len(list(tmp_path.iterdir())) == 4 * 2
 
 
 def test_a_process_that_fails_is_started_anew_and_told_when_that_does_not_help(
