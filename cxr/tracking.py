@@ -24,8 +24,9 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES, MLFLOW_PARENT_RUN_ID
 
+from cxr import experiment_page
 from cxr.errors import InputError, NotDeliveredError
 from cxr.interrupt import held
 
@@ -96,6 +97,8 @@ def run(stage: Stage, *, title: str, adopt: bool = False, system_metrics: bool =
     run_id: str = handle.info.run_id
     try:
         _describe(stage)
+        if MLFLOW_PARENT_RUN_ID not in handle.data.tags:
+            experiment_page.describe(handle.info.experiment_id)
         yield run_id
         # the fingerprint comes last: a run that carries it is whole
         with held():  # once it has ended, an interrupt would end its parent

@@ -29,7 +29,8 @@ LAYERS = {
     "cxr.training": DATA | {f"cxr.{name}" for name in TRAINING},
     "cxr.explain": DATA | {"cxr.model", "cxr.evaluation"},
     "cxr.figures": BASE,
-    "cxr.tracking": BASE | {"cxr.interrupt"},
+    "cxr.experiment_page": BASE,
+    "cxr.tracking": BASE | {"cxr.experiment_page", "cxr.interrupt"},
     "cxr.delivery": BASE | {"cxr.checkpoint", "cxr.training.logbook"},
     "cxr.registry": BASE | {"cxr.evaluation.promotion"},
     "cxr.serving": DATA | {"cxr.model"},
@@ -40,7 +41,10 @@ LAYERS = {
 }
 PLACES = {
     "click": ("entrypoints",),
-    "mlflow": ("cxr.tracking", "cxr.delivery", "cxr.registry", "cxr.serving", "cxr.pyfunc_model", "entrypoints"),
+    "mlflow": (
+        "cxr.tracking", "cxr.experiment_page", "cxr.delivery", "cxr.registry", "cxr.serving", "cxr.pyfunc_model",
+        "entrypoints",
+    ),
     "captum": ("cxr.explain",),
     "matplotlib": ("cxr.figures",),
     "PIL": ("cxr.data", "cxr.serving", "cxr.benchmarks"),

@@ -1,5 +1,6 @@
 """`mlflow run` itself, in processes of its own, against a real tracking server over HTTP."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 
+from cxr import experiment_page
 from cxr.data import phantom
 from cxr.findings import FINDINGS
 from tests.tracking_server import BIN, tracking_server
@@ -59,11 +61,21 @@ def test_the_demo_learns_the_phantom_and_leaves_everything_on_the_server(
     assert parent.data.metrics["test/macro_14_classes"] == 14
     model = mlflow.pyfunc.load_model("models:/cxr-resnet50@champion-phantom")
     assert model.unwrap_python_model().spec.image_size == 128
+    every_column_of_the_experiments_views_is_there(client, parent)
     (train,) = [run for run in runs if run.data.tags["stage"] == "train"]
     assert any(name.startswith("system/") for name in train.data.metrics)
     (explain,) = [run for run in runs if run.data.tags["stage"] == "explain"]
     the_planted_shortcut_is_found_and_no_other(explain)
     maps_lie_where_large_findings_were_drawn(explain)
+
+
+def every_column_of_the_experiments_views_is_there(client: mlflow.MlflowClient, parent: Run) -> None:
+    tags = client.get_experiment("0").tags
+    views = [json.loads(value) for key, value in tags.items() if key.startswith(experiment_page.VIEW)]
+    assert len(views) == 2
+    for column in {column for view in views for column in view["selectedColumns"]}:
+        kind, _, name = column.partition(".")
+        assert name.strip("`") in {"metrics": parent.data.metrics, "tags": parent.data.tags}[kind], column
 
 
 def the_planted_shortcut_is_found_and_no_other(explain: Run) -> None:
