@@ -52,6 +52,13 @@ def test_a_gpu_that_is_there_is_taken() -> None:
     assert device.choose("cuda:0") == torch.device("cuda", 0)
 
 
+def test_float32_is_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    device.choose("cpu")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 # ---------------------------------------------------------------- how it computes
 
 

@@ -77,8 +77,8 @@ class Trainer:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = engine.place(network)
         self.average = averaged(self.network, recipe.ema) if recipe.ema else None
-        wrapped = group.wrap(self.network)
-        self.forward = torch.compile(wrapped, dynamic=False) if engine.compile else wrapped
+        self._plain = group.wrap(self.network)
+        self.forward = torch.compile(self._plain, dynamic=False) if engine.compile else self._plain
         # AdamW without decay is Adam, bit by bit
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=engine.fused
@@ -153,8 +153,10 @@ class Trainer:
         ):
             labels = self.train_labels[mine].to(self.engine.device, non_blocking=True)  # [b, 15]
             images = normalise(self._augmented(number, pixels, len(batch)))
+            # an epoch's last, shorter batch is not worth half a minute of compiling
+            forward = self.forward if len(batch) == self.recipe.batch_size else self._plain
             with self.engine.autocast():
-                logits = self.forward(images)
+                logits = forward(images)
             loss = self.loss(logits, labels)
             share = self._share(batch)
             self.optimiser.zero_grad()

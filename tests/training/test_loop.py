@@ -82,6 +82,20 @@ def test_batch_norm_learns_from_training_batches_only() -> None:
     assert seen == [(True, 4), (True, 4), (True, 2), *[(False, 4)] * 6] * 3  # validation in batches of 4, too
 
 
+def test_only_whole_batches_take_the_compiled_way() -> None:
+    one = trainer(small())
+    sizes: list[int] = []
+    compiled = one.forward
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return compiled(images)
+
+    one.forward = forward
+    first(one)
+    assert sizes == [4, 4]  # and two images by the plain network
+
+
 def test_validation_moves_nothing() -> None:
     network = small()
     one = trainer(network)
