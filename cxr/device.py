@@ -15,7 +15,7 @@ SPEEDUPS = ("bfloat16", "channels_last", "fused", "compile", "resident")
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """How training computes. The plain one, with everything left out, is float32 as torch does it."""
+    """How training computes. The plain one, with everything left out, is float32, without TF32."""
 
     device: torch.device
     bfloat16: bool = False  # convolutions and products under autocast; weights, sums and the loss stay float32

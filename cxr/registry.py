@@ -1,7 +1,8 @@
 """The model registry: versions of the trained network, their tags and aliases."""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,6 +31,9 @@ class Aliases:
 ALIASES = Aliases("candidate", "champion")
 PHANTOM_ALIASES = Aliases("candidate-phantom", "champion-phantom")
 
+# Longer than another caller takes from its last look at an alias to its own move of it (two calls to the server).
+SETTLE = 1.0
+
 # What a version needs to load and predict, beside the code and weights that it carries.
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision", "tqdm")
 # The train run's tags that its version carries, so that a version says what it is without its run.
@@ -40,6 +44,7 @@ VERSION_TAGS = (
 )  # fmt: skip
 # The split's digest is of image names and parts: other labels or pictures may go by the same names.
 _MEASURED_ON = ("dataset", "data_digest", "images_digest", "split_digest")
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("binary", "image")]),
     outputs=Schema([ColSpec("double", name) for name in CLASSES]),
@@ -102,6 +107,8 @@ def resolve(uri: str) -> ModelVersion:
         if at:
             return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
+        if error.error_code not in _NOT_THERE:
+            raise  # a server that went away, a right that is missing
         raise InputError(f"model={uri}: {error.message}") from error
     raise InputError(f"model={uri}: expected models:/NAME/VERSION or models:/NAME@ALIAS.")
 
@@ -111,7 +118,7 @@ def holder(name: str, alias: str) -> ModelVersion | None:
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in _NOT_THERE:
             return None
         raise
 
@@ -126,11 +133,35 @@ def describe(name: str, version: str, text: str) -> None:
     mlflow.MlflowClient().update_model_version(name, version, text)
 
 
-def set_tags(version: ModelVersion, tags: dict[str, str]) -> None:
-    """Set tags of a version."""
+def move_alias(name: str, alias: str, version: str, *, seen: ModelVersion | None) -> bool:
+    """Move an alias that `seen` carried when it was decided to; whether it was still so, and has stayed moved.
+
+    Aliases are last-writer-wins and MLflow has no compare-and-set. So the alias is read once more before it is
+    moved, and again after SETTLE seconds: whoever looked before our move has made its own by then, and is seen.
+    """
+    if not carries(name, alias, seen):
+        return False
+    set_alias(name, alias, version)
+    time.sleep(SETTLE)
+    now = holder(name, alias)
+    return now is not None and str(now.version) == version
+
+
+def carries(name: str, alias: str, seen: ModelVersion | None) -> bool:
+    """Whether an alias is still where it was seen (None: nowhere)."""
+    now = holder(name, alias)
+    return (now and str(now.version)) == (seen and str(seen.version))
+
+
+def set_tags(version: ModelVersion, tags: Mapping[str, str | None]) -> None:
+    """Set tags of a version; None removes one, since it is no longer true."""
     client = mlflow.MlflowClient()
+    there = client.get_model_version(version.name, str(version.version)).tags
     for key, value in tags.items():
-        client.set_model_version_tag(version.name, str(version.version), key, value)
+        if value is not None and there.get(key) != value:
+            client.set_model_version_tag(version.name, str(version.version), key, value)
+        elif value is None and key in there:
+            client.delete_model_version_tag(version.name, str(version.version), key)
 
 
 def standing(version: ModelVersion) -> Standing:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import tempfile
 import urllib.error
@@ -69,7 +70,12 @@ def connect() -> None:
     except urllib.error.HTTPError:
         pass  # it answered; a proxy may well refuse /health
     except (OSError, HTTPException, ValueError) as error:  # nobody, somebody else, no address
-        raise InputError(f"MLFLOW_TRACKING_URI={uri}: no tracking server answers there ({error}).") from error
+        raise InputError(f"MLFLOW_TRACKING_URI={place()}: no tracking server answers there ({error}).") from error
+
+
+def place() -> str:
+    """The tracking server's or database's URI, as it may be shown: without a password."""
+    return re.sub(r"(://[^/@]*):[^/]*@", r"\1:***@", mlflow.get_tracking_uri())
 
 
 def finished(stage: Stage) -> str | None:
@@ -232,9 +238,10 @@ def stage_run(run_id: str, stage: str, parameter: str) -> Run:
     try:
         found = mlflow.get_run(run_id)
     except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise  # a server that went away, a right that is missing
         raise InputError(
-            f"{parameter}={run_id}: there is no such run on {mlflow.get_tracking_uri()}. "
-            f"Expected the id of a finished {stage} run."
+            f"{parameter}={run_id}: there is no such run on {place()}. Expected the id of a finished {stage} run."
         ) from error
     if "reuses" in found.data.tags:
         return stage_run(found.data.tags["reuses"], stage, parameter)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import textwrap
 from typing import NoReturn
@@ -65,11 +66,55 @@ def _call(command: click.Command, name: str) -> int:
         return 1
     except Exception as error:
         _fail_opened_run(f"{type(error).__name__}: {error}")
-        if type(error).__module__.startswith("mlflow."):  # a server that went away, a right that is missing
-            print(f"\nError: MLflow: {error}", file=sys.stderr)
+        if words := _foreseen(error):
+            print(f"\nError: {words}", file=sys.stderr)
             return 1
         raise
     return 0
+
+
+def _foreseen(error: Exception) -> str:
+    """What is wrong with the tracking server or database, in words; empty for any other error."""
+    module = type(error).__module__
+    if module.startswith("mlflow."):  # a server that went away, a right that is missing
+        return _of_server(str(error))
+    if module.startswith("sqlalchemy.") or (isinstance(error, ImportError) and _in_sqlalchemy(error)):
+        from cxr import tracking
+
+        driver = "its driver is not installed: " if isinstance(error, ImportError) else ""
+        return f"MLFLOW_TRACKING_URI={tracking.place()}: this database cannot be used ({driver}{error})."
+    return ""
+
+
+def _of_server(words: str) -> str:
+    refused = re.search(
+        r"endpoint /api/[\d.]+/mlflow/(\S+) failed with error code (401|403).*?body: '(.*)'", words
+    )
+    if not refused:
+        return f"MLflow: {words}"
+    from cxr import tracking
+
+    call, code, body = refused.groups()
+    who = os.environ.get("MLFLOW_TRACKING_USERNAME", "")
+    if code == "401":
+        found = f"does not accept the password of {who}" if who else "asks who you are"
+        return (
+            f"{tracking.place()} {found}: expected one of its users in MLFLOW_TRACKING_USERNAME, and the password "
+            "in MLFLOW_TRACKING_PASSWORD."
+        )
+    return (
+        f"{tracking.place()} refuses {call} to {who or 'a caller without a name'}: {body}. That call changed "
+        "nothing; who runs the server gives the right to edit."
+    )
+
+
+def _in_sqlalchemy(error: ImportError) -> bool:
+    trace = error.__traceback__
+    while trace:
+        if trace.tb_frame.f_globals.get("__name__", "").startswith("sqlalchemy."):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _fail_opened_run(reason: str) -> None:

@@ -1,11 +1,11 @@
-"""The whole experiment: split, train, evaluate, explain, register, as children of one run."""
+"""The whole experiment: split, train, evaluate, explain, register, report, as children of one run."""
 
 from dataclasses import replace
 
 import click
 
 from cxr.training.recipe import Overrides
-from entrypoints import evaluate, explain, options, register, split, train
+from entrypoints import evaluate, explain, options, register, report, split, train
 from entrypoints import seeds as several
 from entrypoints.door import enter
 from entrypoints.options import Common, How
@@ -20,6 +20,7 @@ from entrypoints.options import Common, How
 @options.layer
 @options.stress
 @options.register_as
+@options.promote
 def main(
     common: Common,
     val_fraction: float,
@@ -30,11 +31,16 @@ def main(
     layer: str,
     stress: str,
     register_as: str,
+    promote: str,
 ) -> None:
-    """Run every stage in turn and register the trained model."""
+    """Run every stage in turn, register the trained model and write the report."""
+    import mlflow
+
     from cxr import tracking
     from entrypoints import upstream
 
+    if promote != "auto" and not register_as:
+        raise click.UsageError(f"promote={promote} has no effect without register_as: nothing is registered.")
     tracking.connect()
     # no parameters: the UI prints them all above each image card, and the stages carry their own
     stage = tracking.Stage(name="main", config={}, data_digest="")
@@ -52,12 +58,19 @@ def main(
                 evaluate.run(replace(common, seed=seed), model=other, split_run=split_run, processes=how.processes)
             )
         explain_run = explain.run(common, evaluate_run=evaluate_run, layer=layer, stress=stress)
-        version = register.run(common, evaluate_run=evaluate_run, register_as=register_as) if register_as else ""
+        version = register.run(
+            common, evaluate_run=evaluate_run, explain_run=explain_run, register_as=register_as, promote=promote
+        ) if register_as else ""  # fmt: skip
         runs = {"split_run": split_run, "train_run": train_run, "evaluate_run": evaluate_run,
                 "explain_run": explain_run}  # fmt: skip
         source = upstream.read_split(split_run, common)
         upstream.log_rows(source.table, source.tags, source.folder, "test")
         headline = _carry(runs, f"models:/{register_as}/{version}" if version else "not registered", scored)
+        reported = report.run(
+            common, evaluate_run=evaluate_run, explain_run=explain_run, several=run_id if seeds > 1 else ""
+        )
+        tracking.copy_artifacts(reported, [report.FILE])
+        mlflow.set_tag("report_run", reported)
     click.echo(f"\n{headline}\n{tracking.address(run_id)}")
 
 

@@ -152,6 +152,11 @@ register_as = click.option(
     default="cxr-resnet50",
     help="Registered model's name. Empty: do not register.",
 )
+promote = click.option(
+    "--promote", type=click.Choice(["auto", "always", "never"]), default="auto", help="auto: the version becomes "
+    "champion where its validation scores are clearly better; always: in any case, which also rolls back; never: "
+    "candidate only.",
+)  # fmt: skip
 model = click.option(
     "--model", default="", help="models:/NAME/VERSION, models:/NAME@ALIAS or the id of a train run. Empty: the "
     "train run with the default parameters, made first if there is none.",

@@ -1,8 +1,6 @@
-"""Register stage: the version that training created -> its aliases, by a decision that is written down."""
+"""Register stage: the version that training created -> its tags, card and aliases, by a decision written down."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,31 +9,50 @@ from entrypoints.door import enter
 from entrypoints.options import Common
 from entrypoints.train import REGISTER_AS
 
-if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
-
 
 @click.command("register", context_settings={"show_default": True})
 @options.common
 @options.model
 @options.register_as
-def main(common: Common, model: str, register_as: str) -> None:
+@options.promote
+def main(common: Common, model: str, register_as: str, promote: str) -> None:
     """Give a version the alias candidate, and champion where it is better than the one that has it."""
     options.refuse_idle(common, "model", model if common.data == "auto" else "")
     if not register_as:
         raise click.BadParameter(
             "it is empty; expected the name of a registered model.", param_hint="--register_as"
         )
+    evaluate_run = ""
     if model.startswith("models:/"):  # the version that was asked for, under its own name
         own_name = model.removeprefix("models:/").replace("@", "/").partition("/")[0]
         if register_as not in (own_name, REGISTER_AS):
             raise click.UsageError(f"register_as={register_as} has no effect beside model={model}.")
         register_as = own_name
-    evaluate_run = evaluate.run(common.for_upstream(), model=model, register_as=register_as)
-    run(common, evaluate_run=evaluate_run, register_as=register_as, model=model)
+        model, evaluate_run = _asked_for(common, model, promote)
+    evaluate_run = evaluate_run or evaluate.run(common.for_upstream(), model=model, register_as=register_as)
+    run(common, evaluate_run=evaluate_run, register_as=register_as, model=model, promote=promote)
 
 
-def run(common: Common, *, evaluate_run: str, register_as: str = REGISTER_AS, model: str = "") -> str:
+def _asked_for(common: Common, model: str, promote: str) -> tuple[str, str]:
+    """The version's own number, since an alias may move meanwhile; the evaluate run that a roll-back goes by.
+
+    A version that is put back by hand was measured before: what code and images are here now does not matter.
+    """
+    from cxr import registry, tracking
+    from entrypoints import decision, upstream
+
+    tracking.connect()
+    version = registry.resolve(model)
+    model = f"models:/{version.name}/{version.version}"
+    upstream.read_model(model)  # refuses another project's
+    by_hand = promote == "always" and common.data == "auto" and not common.fresh
+    return model, (decision.at_home(version) or "") if by_hand else ""
+
+
+def run(
+    common: Common, *, evaluate_run: str, explain_run: str = "", register_as: str = REGISTER_AS, model: str = "",
+    promote: str = "auto",
+) -> str:  # fmt: skip
     """Decide on the version of an evaluate run's model; the version.
 
     Never reused: aliases move on under other runs, so each call looks again. Models of the phantom
@@ -44,14 +61,14 @@ def run(common: Common, *, evaluate_run: str, register_as: str = REGISTER_AS, mo
     import mlflow
 
     from cxr import registry, tracking
-    from entrypoints import upstream
+    from entrypoints import card, decision, upstream
 
     tracking.connect()
     evaluated = tracking.stage_run(evaluate_run, "evaluate", "evaluate_run")
     train_run = evaluated.data.tags["train_run"]
     stage = tracking.Stage(
         name="register",
-        config={"register_as": register_as},
+        config={"register_as": register_as, "promote": promote},
         data_digest=evaluated.data.tags["split_digest"],
         upstream=(train_run, evaluate_run),
     )
@@ -60,77 +77,45 @@ def run(common: Common, *, evaluate_run: str, register_as: str = REGISTER_AS, mo
             model = f"models:/{register_as}/{upstream.ensure_registered(train_run, register_as)}"
         candidate = registry.resolve(model)
         version = str(candidate.version)
-        phantom = candidate.tags["dataset"] == "phantom"
-        names = registry.PHANTOM_ALIASES if phantom else registry.ALIASES
-        holder = registry.holder(register_as, names.champion)
-        promoted, reason = _decide(common, candidate, holder)
+        registry.set_tags(candidate, upstream.version_tags(train_run))  # one made by hand has none
+        candidate = registry.resolve(model)
+        names = registry.PHANTOM_ALIASES if candidate.tags["dataset"] == "phantom" else registry.ALIASES
         registry.set_alias(register_as, names.candidate, version)
-        if promoted:
-            registry.set_alias(register_as, names.champion, version)
-        decision = f"version {version} {'is' if promoted else 'does not become'} {names.champion}: {reason}"
-        measured = evaluated.data.tags["headline"]
-        registry.describe(register_as, version, f"{measured} At registration: {decision}.")
-        _store(candidate)
-        mlflow.set_tags({"version": version, "registered_model": register_as, "decision": decision})
-        kept = ("dataset", "edition", "scope", "split_digest")
-        mlflow.set_tags({key: candidate.tags[key] for key in kept if key in candidate.tags})
+        settled = decision.settle(common, candidate, names.champion, promote)
+        told = f"version {version} {'is' if settled.promoted else 'does not become'} {names.champion}: "
+        told += settled.reason
+        home = decision.at_home(candidate)
+        measured = card.Measured(
+            evaluated, explain_run or card.explain_run_of(train_run), decision.validation(home) if home else None
+        )
+        said = _stored(home) | card.tags(measured)
+        kept = f"version {version} is {names.champion}"  # a champion's version goes on saying how it became one
+        known = candidate.tags if "decided" in candidate.tags else {}
+        if settled.against != version or not known.get("decision", "").startswith(kept):
+            said |= card.decided(settled, told, promote)
+        registry.set_tags(candidate, said)
+        registry.describe(register_as, version, card.write(registry.resolve(model), measured))
+        mlflow.set_tags({"version": version, "registered_model": register_as, "decision": told})
+        mlflow.set_tags({"promote": promote, "compared_with": settled.against})
+        about = ("dataset", "edition", "scope", "split_digest")
+        mlflow.set_tags({key: candidate.tags[key] for key in about if key in candidate.tags})
         mlflow.set_tags({"train_run": train_run, "evaluate_run": evaluate_run})
-        tracking.describe_run(f"models:/{register_as}/{version}: {decision}. {measured}")
-    click.echo(f"register: models:/{register_as}/{version}: {decision}; run {run_id}")
+        headline = evaluated.data.tags["headline"]
+        tracking.describe_run(f"models:/{register_as}/{version}: {told}. {headline}")
+    click.echo(f"register: models:/{register_as}/{version}: {told}; run {run_id}")
     return version
 
 
-def _decide(common: Common, candidate: "ModelVersion", holder: "ModelVersion | None") -> tuple[bool, str]:
-    """Whether the candidate becomes champion, and why; test differences are logged, and decide nothing."""
-    import mlflow
-
-    from cxr import registry, tracking
-    from cxr.evaluation import comparison, promotion
-    from cxr.evaluation.bootstrap import SEED
-    from entrypoints import upstream
-
-    champion = registry.standing(holder) if holder else None
-    settled = promotion.without_scores(registry.standing(candidate), champion)
-    if settled or holder is None or champion is None:
-        assert settled
-        return settled
-    runs = [_at_home(version) or _evaluated_now(common, version) for version in (candidate, holder)]
-    scores = [upstream.scores_of(run_id) for run_id in runs]
-    names = (f"version {candidate.version}", f"champion version {holder.version}")
-    tables = {}
-    for part in ("val", "test"):
-        first, second = (table[table["split"] == part] for table in scores)
-        comparison.refuse_unpaired(first, second, names)
-        tables[part] = comparison.table(first, second, seed=SEED)
-        mlflow.log_metrics(comparison.flat(tables[part].loc[["macro_14"]], f"promotion/{part}"))
-        tracking.log_frame(tables[part], f"promotion_{part}")
-    mlflow.set_tag("compared_with", runs[1])
-    return promotion.by_scores(champion, tables["val"].T["macro_14"])
-
-
-def _at_home(version: "ModelVersion") -> str | None:
-    """The newest evaluate run of a version on its own split, which has its validation scores."""
-    from entrypoints import upstream
-
-    return next(iter(upstream.evaluations(version.run_id or "", version.tags["split_digest"])), None)
-
-
-def _evaluated_now(common: Common, version: "ModelVersion") -> str:
-    own = replace(common.for_upstream(), data="auto", command="register")
-    return evaluate.run(own, model=f"models:/{version.name}/{version.version}")
-
-
-def _store(version: "ModelVersion") -> None:
-    """Put on a version, as tags, the thresholds and calibration maps that its validation scores gave."""
-    from cxr import registry, tracking
+def _stored(evaluate_run: str | None) -> dict[str, str | None]:
+    """The thresholds and calibration maps that a version's validation scores gave, as its tags."""
+    from cxr import tracking
     from entrypoints.measures import THRESHOLDS
     from entrypoints.risks import RECALIBRATION
 
-    if run_id := _at_home(version):
-        names = [name for name in (THRESHOLDS, RECALIBRATION) if tracking.has(run_id, name)]
-        registry.set_tags(
-            version, {Path(name).stem: tracking.artifact(run_id, name).read_text() for name in names}
-        )
+    if not evaluate_run:
+        return {}
+    names = [name for name in (THRESHOLDS, RECALIBRATION) if tracking.has(evaluate_run, name)]
+    return {Path(name).stem: tracking.artifact(evaluate_run, name).read_text() for name in names}
 
 
 if __name__ == "__main__":

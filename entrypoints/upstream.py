@@ -189,9 +189,14 @@ def ensure_registered(train_run: str, name: str) -> str | None:
     """Register a train run's model under a name unless it is; the version. An empty name registers nothing."""
     if not name:
         return None
+    uri = tracking.stage_run(train_run, "train", "model").data.tags["model_uri"]
+    return registry.ensure_version(name, uri, train_run, version_tags(train_run))
+
+
+def version_tags(train_run: str) -> dict[str, str]:
+    """What a train run says of the version that it made."""
     tags = tracking.stage_run(train_run, "train", "model").data.tags
-    kept = {key: tags[key] for key in registry.VERSION_TAGS if key in tags} | {"train_run": train_run}
-    return registry.ensure_version(name, tags["model_uri"], train_run, kept)
+    return {key: tags[key] for key in registry.VERSION_TAGS if key in tags} | {"train_run": train_run}
 
 
 def refuse_nothing_shared(source: Split, learned: list[str]) -> None:

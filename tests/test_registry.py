@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from mlflow.exceptions import MlflowException
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException, RestException
 
 from cxr import registry
 from cxr.data.image import example_png
@@ -107,7 +109,11 @@ def test_no_file_of_it_is_a_pickle(files: Path) -> None:
 
 
 def test_it_carries_this_packages_code_and_weights_as_they_are(files: Path, folder: Path) -> None:
-    ours = {path.relative_to(ROOT) for path in (ROOT / "cxr").rglob("*.py")}
+    ours = {
+        path.relative_to(ROOT)
+        for path in (ROOT / "cxr").rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
+    }
     assert {path.relative_to(files / "code") for path in (files / "code").rglob("*") if path.is_file()} == ours
     for path in ours:
         assert (files / "code" / path).read_bytes() == (ROOT / path).read_bytes()
@@ -222,6 +228,71 @@ def test_an_alias_moves(folder: Path, logged: tuple[str, str]) -> None:
         registry.set_alias("moving", "candidate", version)
         assert int(resolve("models:/moving@candidate").version) == int(version)
     assert mlflow.MlflowClient().get_model_version("moving", "1").aliases == []
+
+
+@pytest.fixture(scope="module")
+def three(logged: tuple[str, str]) -> str:
+    """A model with three versions."""
+    for _ in range(3):
+        mlflow.register_model(logged[0], "three")
+    return "three"
+
+
+def number(found: ModelVersion | None) -> int | None:
+    return int(found.version) if found else None
+
+
+@pytest.mark.parametrize("seen", [None, "1"])
+def test_an_alias_moves_from_where_it_was_seen(
+    three: str, seen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "SETTLE", 0.01)
+    alias = f"from-{seen}"
+    if seen:
+        registry.set_alias(three, alias, seen)
+    assert registry.move_alias(three, alias, "2", seen=holder(three, alias))
+    assert number(holder(three, alias)) == 2
+
+
+@pytest.mark.parametrize("seen", [None, "1"])
+def test_an_alias_that_somebody_else_moved_first_stays_there(three: str, seen: str | None) -> None:
+    alias = f"first-{seen}"
+    if seen:
+        registry.set_alias(three, alias, seen)
+    before = holder(three, alias)
+    registry.set_alias(three, alias, "3")
+    assert not registry.move_alias(three, alias, "2", seen=before)
+    assert not registry.carries(three, alias, before)
+    assert number(holder(three, alias)) == 3
+
+
+def test_an_alias_that_somebody_else_moves_right_after_is_noticed(
+    three: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.set_alias(three, "after", "1")
+    other = threading.Timer(0.2, registry.set_alias, (three, "after", "3"))  # it had looked before our move
+    other.start()
+    assert not registry.move_alias(three, "after", "2", seen=holder(three, "after"))
+    other.join()
+    assert number(holder(three, "after")) == 3
+
+
+def test_tags_are_set_and_those_that_are_no_longer_true_removed(three: str) -> None:
+    version = resolve("models:/three/1")
+    registry.set_tags(version, {"kept": "a", "gone": "b", "same": "c"})
+    registry.set_tags(version, {"kept": "d", "gone": None, "same": "c", "never": None})
+    assert resolve("models:/three/1").tags == {"kept": "d", "same": "c"}
+
+
+def test_a_right_that_is_missing_is_not_taken_for_a_model_that_is(
+    known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise RestException({"error_code": "PERMISSION_DENIED", "message": "Permission denied"})
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_model_version", refused)
+    with pytest.raises(MlflowException, match="Permission denied"):
+        resolve("models:/known/1")
 
 
 def test_a_server_that_fails_is_not_taken_for_an_alias_without_holder(

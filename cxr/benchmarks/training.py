@@ -178,11 +178,13 @@ def _peers(files: Sequence[Path], recipe: Recipe, where: torch.device) -> Row:
     value, said = math.nan, _lacking_memory(recipe, Engine(device=where))
     if not said:
         said = f"PNG files, {usable_cores()} workers, float32"
-        steps = _peers_steps(files, recipe, where)
         ready = 2 * usable_cores()  # batches that the workers hold: free at first, and they come in bursts
-        _seconds(steps, ready + _WARM_UP, where)
-        value = ready * recipe.batch_size / min(_seconds(steps, ready, where) for _ in range(3))
-        steps.close()  # and its workers
+        # torch's default for a GPU, which the peers leave
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
+            steps = _peers_steps(files, recipe, where)
+            _seconds(steps, ready + _WARM_UP, where)
+            value = ready * recipe.batch_size / min(_seconds(steps, ready, where) for _ in range(3))
+            steps.close()  # and its workers
     name = f"peers' loop, batch {recipe.batch_size}"
     return Row(part="train", measure=name, value=value, unit="images/s", against=said)
 

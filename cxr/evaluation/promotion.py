@@ -1,9 +1,10 @@
 """Which of two models becomes champion: a pure decision, with its reason in words.
 
 Validation decides, never test. It is optimistic for both, since each one's `best` epoch was chosen there.
+A person may overrule it (`promote`), and then that is what is written down.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -21,11 +22,31 @@ class Standing:
     val_macro_14: float | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Validation macro_14 of a candidate minus that of a champion, with its 95 % interval (NaN where none is)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Whether a version becomes (or stays) champion, why, against which version, and by how much."""
+
+    promoted: bool
+    reason: str
+    against: str = ""  # the version that was champion; empty where there was none
+    difference: Difference | None = None  # where scores were compared
+
+
 def without_scores(candidate: Standing, champion: Standing | None) -> tuple[bool, str] | None:
     """Whether the candidate becomes champion, and why, where no scores need comparing; None where they do.
 
     Two values are compared only on the same split; a version trained on NIH's official lists takes the place of
-    one trained on a sample of them, never the reverse.
+    one trained on a sample of them, never the reverse. A place that is taken without a comparison is taken only
+    by a version that is better than chance (`above_chance`).
     """
     if champion is None:
         return True, "there was no champion"
@@ -46,6 +67,17 @@ def without_scores(candidate: Standing, champion: Standing | None) -> tuple[bool
     return None
 
 
+def above_chance(macro: pd.Series) -> tuple[bool, str]:
+    """Whether the row `macro_14` of `intervals.table`, on validation, lies above 0.5 with its whole interval."""
+    if pd.isna(macro["auroc_low"]):
+        return False, "no finding has the 10 positive and 10 negative validation patients that a number needs"
+    better = bool(macro["auroc_low"] > 0.5)
+    return better, (
+        f"its validation macro_14 {macro['auroc']:.4f} (95 % of the patient bootstrap: {macro['auroc_low']:.4f} "
+        f"to {macro['auroc_high']:.4f}) is {'above chance' if better else 'not clearly above chance (0.5)'}"
+    )
+
+
 def by_scores(champion: Standing, macro: pd.Series) -> tuple[bool, str]:
     """The decision by the row `macro_14` of `comparison.table`, candidate against champion, on validation.
 
@@ -64,3 +96,17 @@ def by_scores(champion: Standing, macro: pd.Series) -> tuple[bool, str]:
         f"{macro['second']:.4f} of champion version {champion.version}"
         f"{'' if better else ', which is not clearly above 0'}"
     )
+
+
+def overruled(decision: Decision, promote: str, candidate: str) -> Decision:
+    """The decision as a person wants it: promote is auto (as it is), always or never."""
+    if promote == "auto":
+        return decision
+    words = f"by hand (promote={promote})"
+    if decision.against == candidate:
+        return replace(decision, promoted=True, reason=f"{words}; {decision.reason}")
+    if promote == "always" and decision.against:
+        back = int(candidate) < int(decision.against)
+        words += f", {'rolled back from' if back else 'in the place of'} version {decision.against}"
+    verdict = "would make it champion" if decision.promoted else "would not make it champion"
+    return replace(decision, promoted=promote == "always", reason=f"{words}; auto {verdict}: {decision.reason}")

@@ -269,9 +269,9 @@ class Trainer:
     def restore(self, state: Checkpoint) -> None:
         """Go on from a checkpoint of a trainer with the same recipe, images and seed."""
         self.network.load_state_dict(state.weights)
-        self.optimiser.load_state_dict(state.optimiser)
-        for group in self.optimiser.param_groups:
-            group["fused"] = self.engine.fused  # this machine's own, not the checkpoint's
+        # this machine's own, not the checkpoint's; torch puts the state where a fused step needs it, or the other
+        groups = [{**group, "fused": self.engine.fused} for group in state.optimiser["param_groups"]]
+        self.optimiser.load_state_dict({**state.optimiser, "param_groups": groups})
         if self.average:
             self.average.load_state_dict(state.average)
         self.history, self.step, self.best_weights = list(state.history), state.step, state.best

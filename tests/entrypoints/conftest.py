@@ -41,6 +41,31 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole_chain(
+    tmp_path_factory: pytest.TempPathFactory, empty_tracking_database: Path, phantom_folder: Path
+) -> Path:
+    """One call of `main` on the drawn cohort: the folder with its mlflow.db and its store. Read only."""
+    import mlflow
+    from click.testing import CliRunner
+
+    from entrypoints.main import main
+
+    folder = tmp_path_factory.mktemp("chain")
+    shutil.copy(empty_tracking_database, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        words = {"data": phantom_folder, "store": folder / "store", "image_size": 64, "epochs": 2,
+                 "arch": "resnet18", "batch_size": 8}  # fmt: skip
+        arguments = [word for name, value in words.items() for word in (f"--{name}", str(value))]
+        done = CliRunner().invoke(main, arguments, prog_name="main", catch_exceptions=False)
+        mlflow.set_tracking_uri(None)
+    assert done.exit_code == 0, done.output
+    assert "models:/cxr-resnet50/1" in done.output
+    return folder
+
+
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Called]]:
     """`call("train", epochs=1)` runs the command as `python -m entrypoints.train --epochs 1` would."""

@@ -1,7 +1,6 @@
 """The stages together, on a drawn cohort: what they log, what they reuse, what a second call does."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,23 +44,10 @@ class TestTheWholeChain:
 
     @pytest.fixture(scope="class")
     @staticmethod
-    def chain(
-        tmp_path_factory: pytest.TempPathFactory, empty_tracking_database: Path, phantom_folder: Path
-    ) -> Iterator[None]:
-        from click.testing import CliRunner
-
-        from entrypoints.main import main
-
-        folder = tmp_path_factory.mktemp("chain")
-        shutil.copy(empty_tracking_database, folder / "mlflow.db")
+    def chain(whole_chain: Path) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-            words = {"data": phantom_folder, "store": folder / "store", **TINY}
-            arguments = [word for name, value in words.items() for word in (f"--{name}", str(value))]
-            done = CliRunner().invoke(main, arguments, prog_name="main", catch_exceptions=False)
-            assert done.exit_code == 0, done.output
-            assert "models:/cxr-resnet50/1" in done.output
+            patch.chdir(whole_chain)
+            mlflow.set_tracking_uri(f"sqlite:///{whole_chain}/mlflow.db")
             yield
             mlflow.set_tracking_uri(None)
 
@@ -69,9 +55,9 @@ class TestTheWholeChain:
     def _needs(self, chain: None) -> None:
         pass
 
-    def test_five_stages_are_children_of_one_parent_and_all_finished(self) -> None:
+    def test_six_stages_are_children_of_one_parent_and_all_finished(self) -> None:
         (parent,) = runs("main")
-        for stage in ("split", "train", "evaluate", "explain", "register"):
+        for stage in ("split", "train", "evaluate", "explain", "register", "report"):
             (child,) = runs(stage)
             assert child.info.status == "FINISHED"
             assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -185,7 +171,10 @@ class TestTheWholeChain:
 
     def test_the_version_says_what_it_is_and_has_phantom_aliases_only(self) -> None:
         version = mlflow.MlflowClient().get_model_version("cxr-resnet50", "1")
-        assert set(version.aliases) == {"candidate-phantom", "champion-phantom"}
+        assert set(version.aliases) == {"candidate-phantom"}  # 24 patients cannot show it better than chance
+        assert "no finding has the 10 positive and 10 negative validation patients" in version.tags["decision"]
+        for stage in ("split", "train", "evaluate", "explain"):
+            assert version.tags[f"{stage}_run"] == runs(stage)[0].info.run_id
         assert version.tags["dataset"] == version.tags["scope"] == "phantom"
         assert {"arch", "recipe", "split_digest", "data_digest", "weights_digest", "git_commit"} <= set(
             version.tags
@@ -198,7 +187,7 @@ class TestTheWholeChain:
         assert set(json.loads(version.tags["recalibration"])) == set(CLASSES)
 
     def test_the_network_comes_back_by_alias(self) -> None:
-        network, spec = load_network("models:/cxr-resnet50@champion-phantom")
+        network, spec = load_network("models:/cxr-resnet50@candidate-phantom")
         assert spec.arch == "resnet18"
         assert spec.image_size == 64
         assert not network.training

@@ -127,8 +127,9 @@ def test_versions_are_compared_and_the_champion_moves_only_for_a_clearly_better_
     split = {"split_run": newest("split").info.run_id}
     for epochs in (1, 2):
         assert call("train", **own, **training | {"epochs": epochs}, **split).code == 0
-    assert call("register", **own, model="models:/cxr-resnet50/1").code == 0
-    assert newest("register").data.tags["decision"] == "version 1 is champion-phantom: there was no champion"
+    # after one epoch it may not be better than chance
+    assert call("register", **own, model="models:/cxr-resnet50/1", promote="always").code == 0
+    assert newest("register").data.tags["decision"].startswith("version 1 is champion-phantom: by hand")
 
     done = call("compare", runs="models:/cxr-resnet50/1,models:/cxr-resnet50/2")
     assert done.code == 1

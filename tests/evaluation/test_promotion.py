@@ -1,10 +1,20 @@
 """Which model takes over: every branch of the decision, and the reason that it gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.evaluation.promotion import Standing, by_scores, without_scores
+from cxr.evaluation.promotion import (
+    Decision,
+    Difference,
+    Standing,
+    above_chance,
+    by_scores,
+    overruled,
+    without_scores,
+)
 
 
 def standing(version: str, value: float | None = 0.8, *, scope: str = "official", split: str = "aa") -> Standing:
@@ -94,3 +104,59 @@ def test_a_champion_that_was_never_measured_gives_way_to_one_that_was() -> None:
     better, reason = settled(standing("2", 0.5), standing("1", None))
     assert better
     assert "champion version 1 was undefined" in reason
+
+
+# ---------------------------------------------------------------- without a champion to beat
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.501, 0.9, True), (0.5, 0.9, False), (0.4, 0.9, False), (0.2, 0.4, False), (np.nan, np.nan, False)],
+)
+def test_a_place_without_a_fight_is_for_what_is_better_than_chance(
+    low: float, high: float, expected: bool
+) -> None:
+    better, reason = above_chance(pd.Series({"auroc": 0.7, "auroc_low": low, "auroc_high": high}))
+    assert better is expected
+    if np.isnan(low):
+        assert reason == "no finding has the 10 positive and 10 negative validation patients that a number needs"
+    else:
+        assert f"0.7000 (95 % of the patient bootstrap: {low:.4f} to {high:.4f})" in reason
+        assert reason.endswith("is above chance" if expected else "is not clearly above chance (0.5)")
+
+
+# ---------------------------------------------------------------- by hand
+
+BETTER = Decision(
+    promoted=True, reason="it is better", against="5", difference=Difference(value=0.1, low=0.05, high=0.15)
+)
+WORSE = replace(BETTER, promoted=False, reason="it is worse")
+
+
+@pytest.mark.parametrize("decision", [BETTER, WORSE])
+def test_auto_is_the_decision_itself(decision: Decision) -> None:
+    assert overruled(decision, "auto", "7") == decision
+
+
+@pytest.mark.parametrize(
+    ("decision", "promote", "candidate", "promoted", "reason"),
+    [
+        (WORSE, "always", "7", True,
+         "by hand (promote=always), in the place of version 5; auto would not make it champion: it is worse"),
+        (WORSE, "always", "3", True,
+         "by hand (promote=always), rolled back from version 5; auto would not make it champion: it is worse"),
+        (WORSE, "always", "10", True,
+         "by hand (promote=always), in the place of version 5; auto would not make it champion: it is worse"),
+        (replace(WORSE, against=""), "always", "1", True,
+         "by hand (promote=always); auto would not make it champion: it is worse"),
+        (BETTER, "never", "7", False, "by hand (promote=never); auto would make it champion: it is better"),
+        (WORSE, "never", "7", False, "by hand (promote=never); auto would not make it champion: it is worse"),
+        (replace(BETTER, against="7"), "never", "7", True, "by hand (promote=never); it is better"),
+        (replace(BETTER, against="7"), "always", "7", True, "by hand (promote=always); it is better"),
+    ],
+)  # fmt: skip
+def test_a_person_overrules_it_and_what_it_said_stays_beside(
+    decision: Decision, promote: str, candidate: str, promoted: bool, reason: str
+) -> None:
+    made = overruled(decision, promote, candidate)
+    assert made == replace(decision, promoted=promoted, reason=reason)
