@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-CHAIN = ("main", "split", "train", "evaluate", "explain", "register")  # the table's `all`
+CHAIN = ("main", "split", "train", "evaluate", "explain", "register", "report")  # the table's `all`
 STAGES = (*CHAIN, "compare", "download", "benchmark", "stores")
 
 
