@@ -27,6 +27,12 @@ from cxr.findings import CLASSES
 from cxr.model import Spec, open_network
 
 WEIGHTS = "weights.safetensors"
+# What a request may ask for. An image has at most 64 million pixels besides (cxr.data.image.MAX_PIXELS), which its
+# header gives before anything is decoded. The body as a whole is read before this code runs: a proxy bounds it.
+MAX_IMAGES = 256
+MAX_BYTES = (
+    24_000_000  # of one encoded image; NIH's largest is under 2 MB, a 16-bit original of 20 megapixels 40 raw
+)
 _BATCH = 32
 
 
@@ -43,15 +49,23 @@ class ChestXrayClassifier(PythonModel):
     ) -> pd.DataFrame:
         """Probabilities (sigmoid of the logits, uncalibrated) for PNG or JPEG bytes, one row an image.
 
-        Raises MlflowException (HTTP 400 in service) that names the row of a broken image.
+        Raises MlflowException (HTTP 400 in service) that names the row of a broken image, or the limit that the
+        request exceeds.
         """
         images = model_input["image"].tolist()
+        if len(images) > MAX_IMAGES:
+            raise MlflowException.invalid_parameter_value(
+                f"{len(images):,} images in one request; at most {MAX_IMAGES} are taken."
+            )
         parts = [self._probabilities(images, start) for start in range(0, len(images), _BATCH)]
         table = np.concatenate(parts) if parts else np.empty((0, len(CLASSES)))
         return pd.DataFrame(table, columns=list(CLASSES), index=model_input.index)
 
     def network(self, device: str = "cpu") -> ResNet:
-        """A fresh copy of the network on any device, in eval mode: normalised [N, 3, H, W] -> logits [N, 15]."""
+        """A fresh copy of the network on any device, in eval mode: normalised [N, 3, H, W] -> logits [N, 15].
+
+        torch lets a GPU's convolutions round to TF32 (`torch.backends.cudnn.allow_tf32`); the stages do not.
+        """
         return open_network(self.weights, device=device)[0]
 
     def _probabilities(self, images: list[bytes], start: int) -> np.ndarray:
@@ -67,6 +81,8 @@ class ChestXrayClassifier(PythonModel):
         try:
             if not isinstance(image, bytes | bytearray | memoryview):
                 raise InputError(f"{type(image).__name__} instead of the bytes of a PNG or JPEG file.")
+            if len(image) > MAX_BYTES:
+                raise InputError(f"{len(image):,} bytes; at most {MAX_BYTES:,} are read.")
             return decode(bytes(image), self.spec.image_size)
         except InputError as error:
             raise MlflowException.invalid_parameter_value(f"image in row {row}: {error}") from error

@@ -35,6 +35,7 @@ LAYERS = {
     "cxr.tracking": BASE | {"cxr.experiment_page", "cxr.interrupt"},
     "cxr.delivery": BASE | {"cxr.checkpoint", "cxr.training.logbook"},
     "cxr.registry": BASE | {"cxr.evaluation.promotion"},
+    "cxr.prediction": DATA | {"cxr.evaluation"},
     "cxr.serving": DATA | {"cxr.model"},
     "cxr.pyfunc_model": {"cxr.serving"},
     "cxr.benchmarks": DATA | {f"cxr.{name}" for name in (*TRAINING, "explain", "training")},

@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 STAGES = ["main", "download", "split", "train", "evaluate", "compare", "explain", "register",
-          "report", "benchmark", "stores"]  # fmt: skip
+          "report", "predict", "benchmark", "stores"]  # fmt: skip
 
 
 def command_of(stage: str) -> click.Command:

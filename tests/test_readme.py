@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 CHAIN = ("main", "split", "train", "evaluate", "explain", "register", "report")  # the table's `all`
-STAGES = (*CHAIN, "compare", "download", "benchmark", "stores")
+STAGES = (*CHAIN, "predict", "compare", "download", "benchmark", "stores")
 
 
 def table_rows() -> dict[tuple[str, str], str]:

@@ -7,12 +7,15 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -275,9 +278,10 @@ def answer(url: str, body: object = None) -> tuple[int, str]:
         return 0, ""
 
 
-@pytest.fixture
-def served(registered: Registered, tmp_path: Path) -> Iterator[str]:
-    """The address of `mlflow models serve`, in a process group that ends with the test."""
+@pytest.fixture(scope="module")
+def served(registered: Registered, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `mlflow models serve`, in a process group that ends with the tests."""
+    tmp_path = tmp_path_factory.mktemp("served")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -316,3 +320,102 @@ def test_base64_over_rest_gives_the_same_probabilities(registered: Registered, s
     status, text = answer(f"{served}/invocations", {"dataframe_split": {"columns": ["image"], "data": broken}})
     assert status == 400
     assert "image in row 1: " in text
+
+
+# ---------------------------------------------------------------- what comes in from strangers
+
+REQUESTS = int(os.environ.get("CXR_FUZZ", "300"))
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG whose header says so many pixels, with these chunks for the rest."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunk(*one) for one in chunks) + chunk(b"IEND", b"")
+
+
+def split(*images: object) -> bytes:
+    """A request's body; bytes travel as base64."""
+    data = [[base64.b64encode(one).decode() if isinstance(one, bytes) else one] for one in images]
+    return json.dumps({"dataframe_split": {"columns": ["image"], "data": data}}).encode()
+
+
+def bodies(count: int) -> Iterator[tuple[bytes, str]]:
+    """Bodies that are not images, of some twenty kinds in turn, with their content type."""
+    rng = np.random.default_rng(0)
+    good, photo = encoded(noise(1)[0]), encoded(noise(1)[0], "JPEG")
+    zeros = zlib.compress(bytes(40_000_000), 9)
+    while True:
+        kinds: list[bytes] = [
+            split(good[: int(rng.integers(0, len(good)))]),
+            split(photo[: int(rng.integers(0, len(photo) // 2))]),
+            split(rng.bytes(int(rng.integers(0, 3000)))),
+            split(png(8_001, 8_000, (b"IDAT", zlib.compress(bytes(100))))),
+            split(png(2**31 - 1, 2**31 - 1, (b"IDAT", b""))),
+            split(png(5_000, 8_000, (b"IDAT", zeros[: len(zeros) // 2]))),  # 40 million pixels from 20 kB
+            split(png(64, 64, (b"zTXt", b"comment\0\0" + zlib.compress(bytes(80_000_000), 9)))),
+            split(png(64, 64, (b"iCCP", b"profile\0\0" + zeros), (b"IDAT", b"x"))),
+            split(png(0, 0)),
+            split("not base64!"), split("A"), split(""), split(None), split(7), split([1, 2]), split({"a": 1}),
+            split(good, b"cut"),
+            split(*[b"x"] * 257),
+            json.dumps({"dataframe_split": {"columns": ["picture"], "data": [["QQ=="]]}}).encode(),
+            json.dumps({"dataframe_split": {"columns": [], "data": []}}).encode(),
+            json.dumps({"dataframe_records": [{"image": "QQ=="}, {}]}).encode(),
+            json.dumps({"inputs": {"image": "QQ=="}}).encode(), json.dumps({"instances": [1, 2]}).encode(),
+            json.dumps(["image"]).encode(), b"{}", b"", b"null", b"{", rng.bytes(50), b"[" * 5_000,
+        ]  # fmt: skip
+        for body in kinds:
+            yield body, "application/json"
+            count -= 1
+            if not count:
+                return
+        for kind in ("text/csv", "application/x-parquet", "image/png", "", "application/json; charset=latin-7"):
+            yield good, kind
+
+
+def post(url: str, body: bytes, kind: str) -> tuple[int, str]:
+    request = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": kind})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_what_is_no_image_is_refused_and_the_server_lives_on(registered: Registered, served: str) -> None:
+    pixels = noise(1)
+    with ThreadPoolExecutor(8) as pool:
+        sent = list(bodies(REQUESTS))
+        answers = list(pool.map(lambda one: post(served, *one), sent))
+    for (body, _), (status, text) in zip(sent, answers, strict=True):
+        # JSON that is nested thousands deep ends in MLflow's own parser, before any code of the model
+        assert status in ((500,) if body.startswith(b"[[") else (400, 415, 200)), (status, body[:100], text[:300])
+        if status == 200:  # an image that is cut behind its last row, a request without rows
+            assert len(json.loads(text)["predictions"]) in (0, 1), body[:100]
+    fine = [post(served, split(encoded(pixels[0])), "application/json") for _ in range(3)]
+    for status, text in fine:
+        assert status == 200, text
+        table = pd.DataFrame(json.loads(text)["predictions"])
+        np.testing.assert_allclose(table, probabilities(registered.network, pixels), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (split(b"not an image"), "image in row 0: 12 bytes: not a PNG or JPEG image."),
+        (split(png(8_001, 8_000)), "8,001 x 8,000 pixels; at most 64,000,000 are read."),
+        (split(*[b"x"] * 257), "257 images in one request; at most 256 are taken."),
+        (split(bytes(24_000_001)), "24,000,001 bytes; at most 24,000,000 are read."),
+    ],
+    ids=["no image", "pixels", "images", "bytes"],
+)
+def test_a_refusal_gives_our_reason_and_no_stack_trace(served: str, body: bytes, reason: str) -> None:
+    status, text = post(served, body, "application/json")
+    assert (status, reason in json.loads(text)["message"]) == (400, True), text[:500]
+    assert "Traceback" not in text
+    assert "stack_trace" not in text

@@ -73,7 +73,7 @@ def read(source: Path | bytes, size: int) -> Decoded:
     name = str(source) if isinstance(source, Path) else f"{len(source):,} bytes"
     try:
         with _open(source) as encoded, Image.open(encoded, formats=_FORMATS) as file:
-            _refuse_bomb(file.size, name)
+            refuse_bomb(*file.size, name)
             file.load()
             grey = file if file.mode == "L" else _grey(file)  # without a copy, nearly always
     except InputError:
@@ -86,6 +86,12 @@ def read(source: Path | bytes, size: int) -> Decoded:
         said = getattr(error, "strerror", None) or error  # without the file's name, which stands before it
         raise InputError(f"{name}: the image cannot be decoded ({said}).") from error
     return Decoded(_square(grey, size), *grey.size)
+
+
+def from_grey(pixels: np.ndarray, size: int) -> Decoded:
+    """What `read` makes of pixels that are decoded and grey already: uint8 [H, W]."""
+    height, width = pixels.shape
+    return Decoded(_square(Image.fromarray(pixels), size), width, height)
 
 
 def decode(source: Path | bytes, size: int) -> np.ndarray:
@@ -105,9 +111,10 @@ def _open(source: Path | bytes) -> BinaryIO:
     return source.open("rb", _BUFFER_BYTES) if isinstance(source, Path) else io.BytesIO(source)
 
 
-def _refuse_bomb(size: tuple[int, int], name: str) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise InputError(f"{name}: {size[0]:,} x {size[1]:,} pixels; at most {MAX_PIXELS:,} are read.")
+def refuse_bomb(width: int, height: int, name: str) -> None:
+    """Raise InputError for more pixels than are read, as a file's header gives them: nothing is decoded yet."""
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{name}: {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are read.")
 
 
 def _grey(image: Image.Image) -> Image.Image:

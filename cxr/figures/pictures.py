@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
 
 from cxr.figures.frame import GREEN, LINE, MUTED, SMALL, TEXT, WIDTH, Style, figure, legend, spoken, wrap
@@ -76,6 +78,11 @@ def overlay(image: Pixels, heat: Heat, *, limit: float | None = None, alpha: flo
     weight = alpha * level[..., None]
     blend: Pixels = np.rint((1 - weight) * image[..., None] + weight * 255 * _HEAT_MAP(level)[..., :3])
     return blend.astype(np.uint8)
+
+
+def write(path: Path, tile: Tile) -> None:
+    """An image beside its own overlay as a PNG file, pixel by pixel; its scale is the map's own maximum."""
+    imsave(path, _pair(tile))
 
 
 def scale(limit: float) -> ScalarMappable:
