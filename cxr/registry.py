@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -53,25 +54,32 @@ _SIGNATURE = ModelSignature(
 
 def log_model(weights: Path, example: bytes, *, step: int, tags: dict[str, str]) -> str:
     """Log a weights file as an MLflow model of the active run; `example` is an encoded image. Its URI."""
-    package = Path(__file__).parent
     with _no_bytecode():
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(package / "pyfunc_model.py"),
-            artifacts={"weights": str(weights)},
-            code_paths=[str(package)],
-            signature=_SIGNATURE,
-            input_example=pd.DataFrame({"image": [example]}),
-            # the local label of a wheel (+cu130) is in no registry
-            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in _REQUIREMENTS],
-            # no uv project: else a uv.lock in the working directory would travel along, with the registry
-            # hosts it names, and outrank these pins
-            uv_project_path=str(package),
-            tags=tags,
-            step=step,
-        )
+        logged = mlflow.pyfunc.log_model(name="model", tags=tags, step=step, **_contents(weights, example))
     uri: str = logged.model_uri
     return uri
+
+
+def save_model(folder: Path, weights: Path, example: bytes) -> None:
+    """The same in a folder, which no server knows of."""
+    with _no_bytecode():
+        mlflow.pyfunc.save_model(path=str(folder), **_contents(weights, example))
+
+
+def _contents(weights: Path, example: bytes) -> dict[str, Any]:
+    package = Path(__file__).parent
+    return {
+        "python_model": str(package / "pyfunc_model.py"),
+        "artifacts": {"weights": str(weights)},
+        "code_paths": [str(package)],
+        "signature": _SIGNATURE,
+        "input_example": pd.DataFrame({"image": [example]}),
+        # the local label of a wheel (+cu130) is in no registry
+        "pip_requirements": [f"{name}=={version(name).split('+')[0]}" for name in _REQUIREMENTS],
+        # no uv project: else a uv.lock in the working directory would travel along, with the registry
+        # hosts it names, and outrank these pins
+        "uv_project_path": str(package),
+    }
 
 
 @contextmanager

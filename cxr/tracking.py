@@ -195,7 +195,7 @@ def log_arrays(arrays: Mapping[str, np.ndarray], name: str) -> None:
 
 def copy_artifacts(run_id: str, names: Sequence[str]) -> None:
     """Log another run's artifacts (files, or its folder of image cards) on the active run, where it has them."""
-    there = {item.path for item in mlflow.MlflowClient().list_artifacts(run_id)}  # one call for all names
+    there = _at_root(run_id)  # one call for all names
     for name in [name for name in names if name in there]:
         path = artifact(run_id, name)
         if path.is_dir():
@@ -264,7 +264,19 @@ def frame(run_id: str, path: str) -> pd.DataFrame:
 
 def has(run_id: str, name: str) -> bool:
     """Whether a run has an artifact (file or folder) of this name at its root."""
-    return name in {item.path for item in mlflow.MlflowClient().list_artifacts(run_id)}
+    return name in _at_root(run_id)
+
+
+def _at_root(run_id: str) -> set[str]:
+    there = mlflow.artifacts.list_artifacts(artifact_uri=_artifact_root(run_id))
+    return {Path(item.path).name for item in there}  # a path begins with the root's own name
+
+
+@functools.cache
+def _artifact_root(run_id: str) -> str:
+    """Where a run's artifacts are. By run id MLflow asks for it anew with each file, in three calls."""
+    uri: str = mlflow.get_run(run_id).info.artifact_uri
+    return uri
 
 
 @functools.cache
@@ -276,9 +288,10 @@ def _downloads() -> tempfile.TemporaryDirectory[str]:
 def artifact(run_id: str, path: str) -> Path:
     """Fetch an artifact (file or folder) of a run; the path on this machine."""
     try:
-        place = Path(_downloads().name, run_id)
-        place.mkdir(exist_ok=True)
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(place)))
+        place = Path(_downloads().name, run_id, path).parent
+        place.mkdir(exist_ok=True, parents=True)
+        uri = f"{_artifact_root(run_id)}/{path}"
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(place)))
     except (MlflowException, OSError) as error:
         raise InputError(f"run {run_id}: its artifact {path} cannot be fetched ({error}).") from error
 

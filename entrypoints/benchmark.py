@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cxr.data.store import Store
 
 OF_IMAGES = ("decode", "read", "memory", "train", "start")
-PARTS = (*OF_IMAGES, "explain", "bootstrap", "coverage")  # the last three draw what they need
+PARTS = (*OF_IMAGES, "explain", "serving", "bootstrap", "coverage")  # the last four draw what they need
 _FILES = 200  # as many as are decoded and scaled; the peers' pipeline reads them again and again
 
 
@@ -40,7 +40,7 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     "--data",
     default="phantom",
     help="Images to measure with: a folder in NIH's layout, or phantom, "
-    "whose small drawings say little of decoding. explain, bootstrap and coverage need none.",
+    "whose small drawings say little of decoding. explain, serving, bootstrap and coverage need none.",
 )
 @click.option(
     "--store", default="", help="Folder for packed images and the drawn phantom. Empty: the user's cache folder."
@@ -59,7 +59,7 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     "--arch",
     type=click.Choice(["auto", *ARCHS]),
     default="auto",
-    help="train, explain: network; auto: resnet50 on a GPU, resnet18 on a CPU.",
+    help="train, explain, serving: network; auto: resnet50 on a GPU, resnet18 on a CPU.",
 )
 @click.option("--batch_sizes", type=Sizes(), default="32,256", help="train: images a step, joined by commas.")
 @click.option(
@@ -73,7 +73,7 @@ def main(
     data: str, store: str, parts: tuple[str, ...], image_size: int, rows: int, arch: str,
     batch_sizes: tuple[int, ...], repetitions: int, device: str,
 ) -> None:  # fmt: skip
-    """Measure decoding, reading, memory, training, its start, maps and the bootstrap; how often intervals hold."""
+    """Measure decoding, reading, memory, training, start, maps, serving, bootstrap; how often intervals hold."""
     if not parts:
         raise click.UsageError(f"parts is empty: expected some of {', '.join(PARTS)}, joined by commas.")
     import mlflow
@@ -159,6 +159,25 @@ def _maps(parts: tuple[str, ...], arch: str, size: int, where: "torch.device") -
 
     if "explain" in parts:
         yield from explain.measure(arch=arch, size=size, device=where)
+    if "serving" in parts:
+        yield from _serving(arch, size)
+
+
+def _serving(arch: str, size: int) -> "Iterator[Row]":
+    """A model with random weights, saved where nobody else sees it."""
+    import tempfile
+
+    from cxr import model, registry
+    from cxr.benchmarks import serving
+    from cxr.data.image import example_png
+    from cxr.serving import WEIGHTS
+
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        network = model.build(arch, seed=0)
+        model.save_network(place / WEIGHTS, network.state_dict(), model.Spec(arch=arch, image_size=size))
+        registry.save_model(place / "model", place / WEIGHTS, example_png())
+        yield from serving.measure(place / "model", network.eval(), arch=arch, size=size)
 
 
 def _numbers(parts: tuple[str, ...], repetitions: int) -> "Iterator[Row]":

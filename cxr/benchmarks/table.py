@@ -16,7 +16,7 @@ import pandas as pd
 class Row:
     """One measured value; a ratio says in `against` what it was measured against, and may have a goal."""
 
-    part: str  # decode | read | memory | train | start | explain | bootstrap | coverage
+    part: str  # decode | read | memory | train | start | explain | serving | bootstrap | coverage
     measure: str
     value: float
     unit: str

@@ -27,7 +27,7 @@ def read(path: Path, size: int) -> Decoded:
     """Decode a single-frame grey DICOM image, scale its longer side to `size` and pad it, as `image.read` does.
 
     Modality LUT or rescale, then the first VOI LUT or window, then the values' own range to 0..255. Raises
-    InputError for what is no such image, needs a decoder that is not installed, or has more than 64 million pixels.
+    InputError for what is no such image, needs a decoder that is not there, or has more than 64 million pixels.
     """
     try:
         import pydicom
