@@ -50,7 +50,7 @@ def test_the_demo_learns_the_phantom_and_leaves_everything_on_the_server(
     assert "models:/cxr-resnet50/1" in done.stdout
     runs = client.search_runs(["0"])
     assert sorted(run.data.tags["stage"] for run in runs) == [
-        "evaluate", "explain", "main", "register", "split", "train",
+        "evaluate", "explain", "main", "register", "report", "split", "train",
     ]  # fmt: skip
     (parent,) = [run for run in runs if run.data.tags["stage"] == "main"]
     assert f"/runs/{parent.info.run_id}" in done.stdout
