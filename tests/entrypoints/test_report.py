@@ -168,3 +168,20 @@ def test_in_the_artifact_view_of_a_server_it_reads_the_same(browser, copied: Pat
             assert [url for url in own if not url.startswith("data:")] == []
             assert visit.complaints == []
             visit.context.close()
+
+
+def test_the_experiments_description_leads_to_a_table_with_its_columns(
+    browser, copied: Path, tmp_path: Path
+) -> None:
+    with mlflow.start_run(run_name="measured"):  # the chain's few patients carry no macro average
+        mlflow.log_metrics({f"test/auroc{end}/macro_14": 0.7 for end in ("", "_low", "_high")})
+    with tracking_server(tmp_path) as server:
+        visit = Visit(browser, "light", 1600)
+        visit.page.goto(f"{server.uri}/#/experiments/0/runs?workflowType=machine_learning")
+        with visit.context.expect_page() as opened:
+            visit.page.click("text=results, best first", timeout=60_000)
+        table = opened.value
+        for name in ("test/auroc/macro_14", "test/auroc_low/macro_14", "test/auroc_high/macro_14"):
+            table.wait_for_selector(f".ag-header-cell :text-is('{name}')", timeout=60_000)
+        assert table.locator(".ag-pinned-left-cols-container :text-is('measured')").count() > 0
+        visit.context.close()
