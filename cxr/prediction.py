@@ -46,17 +46,17 @@ class Meaning:
     thresholds: pd.Series | None = None  # a class's logit
 
 
-def find(source: Path) -> tuple[Path, list[str]]:
+def find(source: Path, leave_out: Path | None = None) -> tuple[Path, list[str]]:
     """The folder that names are relative to, and the names, sorted: of a folder, a .txt list, or one file.
 
-    A folder is searched with all below it, for the usual endings and for DICOM files without one. Raises
-    InputError where there is nothing.
+    A folder is searched with all below it but the folder `leave_out`, for the usual endings and for DICOM files
+    without one. Raises InputError where there is nothing.
     """
     if source.is_dir():
         names = sorted(
             found.relative_to(source).as_posix()
             for found in source.rglob("*")
-            if found.is_file() and _is_wanted(found)
+            if _is_wanted(found) and not (leave_out and found.is_relative_to(leave_out))
         )
         if not names:
             raise InputError(f"input={source}: no file there ends in {', '.join(ENDINGS)} or is DICOM.")
@@ -105,7 +105,7 @@ def table(batch: Batch, meaning: Meaning) -> pd.DataFrame:
     scores = pd.DataFrame(batch.logits, columns=[f"logit_{name}" for name in CLASSES])
     scores.loc[:, [f"logit_{name}" for name in CLASSES if name not in meaning.learned]] = np.nan
     mapped = scores if meaning.maps is None else recalibration.apply(scores, meaning.maps, "platt")
-    rows = pd.DataFrame({"image": batch.names})
+    rows = pd.DataFrame({"image": [_written(name) for name in batch.names]})
     with np.errstate(invalid="ignore"):  # NaN stays NaN
         for name in CLASSES:
             rows[name] = recalibration.probability(mapped[f"logit_{name}"].to_numpy())
@@ -113,7 +113,7 @@ def table(batch: Batch, meaning: Meaning) -> pd.DataFrame:
         for finding, threshold in meaning.thresholds.items():
             logits = scores[f"logit_{finding}"]
             rows[f"{finding}_positive"] = (logits >= threshold).astype("Int8").mask(logits.isna())
-    return rows.assign(reason=batch.reasons)
+    return rows.assign(reason=[_written(reason) for reason in batch.reasons])
 
 
 class Output:
@@ -159,7 +159,14 @@ class Output:
         self._growing.replace(self.path)
 
 
+def _written(name: str) -> str:
+    """A name that is no UTF-8, which file systems allow, with its odd bytes as \\xNN: tables hold UTF-8 only."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def _is_wanted(path: Path) -> bool:
+    if not path.is_file():
+        return False
     return path.suffix.lower() in ENDINGS or (not path.suffix and dicom.is_dicom(path))
 
 
@@ -171,6 +178,8 @@ def _decode(path: Path, size: int) -> np.ndarray | str:
         return image.decode(path, size)
     except InputError as error:
         return str(error).removeprefix(f"{path}: ")  # the row has the name
+    except (OSError, ValueError, MemoryError) as error:  # a name that no file can have, an image beyond all memory
+        return f"cannot be read ({type(error).__name__}: {error})"
 
 
 def _computed(

@@ -1,6 +1,7 @@
 """Predict: a registered model and image files -> a table of probabilities; broken files are rows with a reason."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,9 +75,12 @@ def main(
     from cxr import prediction, registry, serving, tracking
 
     tracking.connect()
-    table, maps = Path(output).absolute(), Path(output).absolute().with_suffix("").name + "_maps"
+    table = Path(output).absolute()
+    maps = table.with_name(f"{table.stem}_maps")
     writer = prediction.Output(table, overwrite=overwrite)
-    folder, names = prediction.find(Path(input).absolute())
+    if explain and maps.exists() and not overwrite:
+        raise InputError(f"explain=true: {maps} is there already; overwrite=true replaces it.")
+    folder, names = prediction.find(Path(input).absolute(), leave_out=maps)
     version = registry.resolve(model)
     meaning = _meaning(version, model, calibrated=calibrated, threshold=threshold)
     where = devices.choose(device)
@@ -85,12 +89,14 @@ def main(
     stage = tracking.Stage(name="predict", config=config, data_digest="")
     with tracking.run(stage, title=f"predict {version.name} {version.version}", adopt=True) as run_id:
         mlflow.set_tags({"registered_model": version.name, "version": str(version.version)})
+        if explain and maps.exists():
+            shutil.rmtree(maps)
         start, done, broken = time.perf_counter(), 0, 0
         with writer:
             for batch in prediction.predict(network, folder, names, size=spec.image_size, device=where):
                 writer.add(prediction.table(batch, meaning))
                 if explain:
-                    _explain(network, batch, meaning, table.with_name(maps), where)
+                    _explain(network, batch, meaning, maps, where, first=done)
                 done += len(batch.names)
                 broken += sum(map(bool, batch.reasons))
                 click.echo(f"\rpredict: {done:,} of {len(names):,} files", err=True, nl=done == len(names))
@@ -99,7 +105,7 @@ def main(
                             "predict/images_per_second": done / seconds})  # fmt: skip
         line = f"models:/{version.name}/{version.version} on {done:,} files, {broken:,} of them broken"
         tracking.describe_run(f"{line}. Names and rows are not on this server. Not a medical device.")
-    kept = f"; maps in {table.with_name(maps)}" if explain else ""
+    kept = f"; maps in {maps}" if explain else ""
     click.echo(f"predict: {line}, {done / seconds:.0f} a second: {table}{kept}; run {run_id}")
 
 
@@ -125,8 +131,13 @@ def _meaning(version: "ModelVersion", model: str, *, calibrated: bool, threshold
     )  # fmt: skip
 
 
-def _explain(network: "ResNet", batch: "Batch", meaning: "Meaning", folder: Path, where: "torch.device") -> None:
-    """An overlay for each good file, `<its path>.<Finding>.png`, of the finding that scored highest."""
+def _explain(
+    network: "ResNet", batch: "Batch", meaning: "Meaning", folder: Path, where: "torch.device", *, first: int
+) -> None:
+    """An overlay for each good file, `<row of the table>_<its name>.<Finding>.png`, of its highest finding.
+
+    `first` is the batch's first row. The row makes names differ; of a long name the beginning is kept.
+    """
     import numpy as np
     import torch
     from torch.nn import functional
@@ -144,12 +155,11 @@ def _explain(network: "ResNet", batch: "Batch", meaning: "Meaning", folder: Path
     images = normalise(torch.from_numpy(batch.pixels[good]).to(where))
     maps = gradcam.maps_of(network, gradcam.default_layer(images.shape[-1]), images, highest).relu()  # [n, h, w]
     large = functional.interpolate(maps[:, None], size=images.shape[-2:], mode="bilinear", align_corners=False)
+    folder.mkdir(exist_ok=True)
     for place, row in enumerate(good):
-        name = CLASSES[highest[place]]
-        # an absolute path of a list finds its place below the folder, too
-        path = folder / f"{batch.names[row].lstrip('/').replace('..', '__')}.{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, Tile(batch.pixels[row], large[place, 0].numpy(), name, batch.names[row]))
+        finding, name = CLASSES[highest[place]], Path(batch.names[row]).stem[:50]
+        path = folder / f"{first + row + 1:06}_{name}.{finding}.png"
+        write(path, Tile(batch.pixels[row], large[place, 0].numpy(), finding, batch.names[row]))
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ def test_every_file_is_a_row_with_the_networks_own_numbers(folder: Path) -> None
 
 def test_one_file_and_a_list_of_files(folder: Path, tmp_path: Path) -> None:
     assert prediction.find(folder / "a.dcm") == (folder, ["a.dcm"])
-    (tmp_path / "list.txt").write_text(f"in/1/broken.png\n\n{folder}/a.dcm\nin/nowhere.png\n")
+    (tmp_path / "list.txt").write_text(f"in/1/broken.png\n\n{folder}/a.dcm\nin/nowhere.png\nin/\0.png\n")
     where, names = prediction.find(tmp_path / "list.txt")
     (batch,) = prediction.predict(build("resnet18", seed=0).eval(), where, names, size=64, device=CPU)
-    assert batch.names == ["in/1/broken.png", f"{folder}/a.dcm", "in/nowhere.png"]
-    assert [bool(reason) for reason in batch.reasons] == [True, False, True]
+    assert batch.names == ["in/1/broken.png", f"{folder}/a.dcm", "in/nowhere.png", "in/\0.png"]
+    assert [bool(reason) for reason in batch.reasons] == [True, False, True, True]
     assert "No such file" in batch.reasons[2]
 
 

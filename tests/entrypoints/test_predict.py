@@ -1,5 +1,6 @@
 """Predict as a person calls it, on a version that the whole chain has made."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_a_run_keeps_counts_and_no_names(call: Callable[..., Any], tmp_path: Pat
     assert "Miller" not in str(run.to_dictionary())
     assert [item.path for item in mlflow.MlflowClient().list_artifacts(run.info.run_id)] == ["config.json"]
     maps = sorted(path.name for path in (tmp_path / "out_maps").iterdir())
-    assert [name.split(".")[0] for name in maps] == ["IM1", "Miller_Jane"]
+    assert [name.split(".")[0] for name in maps] == ["000001_IM1", "000002_Miller_Jane"]
     assert all(name.split(".")[-2] in FINDINGS for name in maps)
     with Image.open(tmp_path / "out_maps" / maps[0]) as overlay:
         assert overlay.size[0] > 2 * overlay.size[1] == 2 * 64
@@ -117,6 +118,23 @@ def test_a_table_that_is_there_stays_unless_told(call: Callable[..., Any], tmp_p
     assert (tmp_path / "predictions.csv").read_text() == "mine"
     assert call("predict", model=MODEL, input=tmp_path, overwrite="true").code == 0
     assert "a.png" in (tmp_path / "predictions.csv").read_text()
+
+
+def test_odd_names_cost_no_row_and_overlays_are_no_input(call: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in (b"caf\xe9.png", b"a" * 246 + b".png", b"plain.png"):
+        Image.new("L", (40, 40), 9).save(folder / os.fsdecode(name))
+    for overwrite in ("false", "true"):  # the second call finds the first one's overlays in its input
+        done = call("predict", model=MODEL, input=folder, output=folder / "out.csv", explain="true",
+                    overwrite=overwrite)  # fmt: skip
+        assert done.code == 0, done.err
+        rows = pd.read_csv(folder / "out.csv")
+        assert rows["image"].tolist() == ["a" * 246 + ".png", "caf\\xe9.png", "plain.png"]
+        assert rows["reason"].isna().all()
+        assert len(list((folder / "out_maps").iterdir())) == 3
+    done = call("predict", model=MODEL, input=folder, output=folder / "out.csv", explain="true")
+    assert done.code == 1
 
 
 def test_a_signal_in_its_midst_leaves_no_half_table(tmp_path: Path) -> None:
