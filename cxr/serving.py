@@ -30,9 +30,7 @@ WEIGHTS = "weights.safetensors"
 # What a request may ask for. An image has at most 64 million pixels besides (cxr.data.image.MAX_PIXELS), which its
 # header gives before anything is decoded. The body as a whole is read before this code runs: a proxy bounds it.
 MAX_IMAGES = 256
-MAX_BYTES = (
-    24_000_000  # of one encoded image; NIH's largest is under 2 MB, a 16-bit original of 20 megapixels 40 raw
-)
+MAX_BYTES = 24_000_000  # of one encoded image, 32 MB as base64; NIH's largest are under 2 MB
 _BATCH = 32
 
 

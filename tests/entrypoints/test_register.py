@@ -92,7 +92,6 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty_tracking_database: Pat
         mlflow.set_tracking_uri(uri)
         experiment = mlflow.create_experiment("register", artifact_location=(folder / "artifacts").as_uri())
         patch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
-        mlflow.set_experiment(experiment_id=experiment)
         yield uri
         mlflow.set_tracking_uri(None)
 
