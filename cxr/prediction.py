@@ -1,7 +1,7 @@
 """Image files -> probabilities, a row a file, in memory that does not grow with their number."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -46,17 +46,17 @@ class Meaning:
     thresholds: pd.Series | None = None  # a class's logit
 
 
-def find(source: Path, leave_out: Path | None = None) -> tuple[Path, list[str]]:
+def find(source: Path, leave_out: Collection[Path] = ()) -> tuple[Path, list[str]]:
     """The folder that names are relative to, and the names, sorted: of a folder, a .txt list, or one file.
 
-    A folder is searched with all below it but the folder `leave_out`, for the usual endings and for DICOM files
-    without one. Raises InputError where there is nothing.
+    A folder is searched with all below it, but for the files `leave_out`, for the usual endings and for DICOM
+    files without one or named by their UID. Raises InputError where there is nothing.
     """
     if source.is_dir():
         names = sorted(
             found.relative_to(source).as_posix()
             for found in source.rglob("*")
-            if _is_wanted(found) and not (leave_out and found.is_relative_to(leave_out))
+            if found not in leave_out and _is_wanted(found)
         )
         if not names:
             raise InputError(f"input={source}: no file there ends in {', '.join(ENDINGS)} or is DICOM.")
@@ -124,6 +124,8 @@ class Output:
             raise InputError(f"output={path}: expected a name that ends in {' or '.join(FORMATS)}.")
         if not path.parent.is_dir():
             raise InputError(f"output={path}: there is no folder {path.parent}.")
+        if path.is_dir():
+            raise InputError(f"output={path}: a folder of that name is there; expected a file's name.")
         if path.exists() and not overwrite:
             raise InputError(f"output={path}: it is there already; overwrite=true replaces it.")
         self.path = path
@@ -167,7 +169,8 @@ def _written(name: str) -> str:
 def _is_wanted(path: Path) -> bool:
     if not path.is_file():
         return False
-    return path.suffix.lower() in ENDINGS or (not path.suffix and dicom.is_dicom(path))
+    ending = path.suffix.lower()
+    return ending in ENDINGS or ((not ending or ending[1:].isdigit()) and dicom.is_dicom(path))
 
 
 def _decode(path: Path, size: int) -> np.ndarray | str:

@@ -32,3 +32,4 @@ class Explained:
     device: "torch.device"
     seed: int
     others: Mapping[str, "nn.Module"] = field(default_factory=dict)  # checkpoints and seeds to compare with
+    measured: dict[str, float] = field(default_factory=dict)  # the run's metrics: they go to the server together

@@ -25,17 +25,18 @@ def log(subject: Explained, *, stress_level: str) -> str:
     found = survey.take(
         subject.network, subject.layer, subject.store, wanted, subject.boxes, device=subject.device
     )
-    mlflow.log_metric("explain/seconds/maps", time.perf_counter() - start)
+    subject.measured["explain/seconds/maps"] = time.perf_counter() - start
     start = time.perf_counter()
     gallery.log(subject, found)
-    mlflow.log_metric("explain/seconds/panels", time.perf_counter() - start)
+    subject.measured["explain/seconds/panels"] = time.perf_counter() - start
     located, differences = _boxes(subject, found)
     _attention(subject, found)
     stressed = Stressed(effects=_NOTHING, lines=["Stress tests were switched off (stress=off)."])
     if stress_level != "off":
         start = time.perf_counter()
         stressed = stress.log(subject, wanted, stress.EFFORTS[stress_level])
-        mlflow.log_metric("explain/seconds/stress", time.perf_counter() - start)
+        subject.measured["explain/seconds/stress"] = time.perf_counter() - start
+    mlflow.log_metrics(subject.measured)
     said = {
         name: statements.of_finding(name, one, located=located, differences=differences, effects=stressed.effects)
         for name, one in found.positives.items()
@@ -62,7 +63,7 @@ def _boxes(subject: Explained, found: Survey) -> tuple[pd.DataFrame, pd.DataFram
     tracking.log_frame(rows.set_index("finding"), "localisation_images")
     tracking.log_frame(table.set_index("finding"), "localisation")
     tracking.log_frame(differences.set_index("finding"), "localisation_differences")
-    mlflow.log_metrics(localisation.flat(table, differences))
+    subject.measured.update(localisation.flat(table, differences))
     mlflow.log_figure(figures.pointing(table, subtitle=subject.scope), "pointing.png")
     theirs = published.WANG_2017_LOCALISATION if subject.official else None
     mlflow.log_figure(figures.box_accuracy(table, published=theirs, subtitle=subject.scope), "localisation.png")
@@ -75,7 +76,7 @@ def _attention(subject: Explained, found: Survey) -> None:
         return
     table = shortcuts.mean_attention(found.attention)
     tracking.log_frame(table.set_index("finding"), "attention")
-    mlflow.log_metrics(
+    subject.measured.update(
         {f"explain/attention/{row['region']}/{row['finding']}": float(row["share"])
          for row in table.dropna(subset=["share"]).to_dict("records")}
     )  # fmt: skip

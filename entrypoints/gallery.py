@@ -23,7 +23,7 @@ def log(subject: Explained, survey: Survey) -> None:
         mlflow.log_image(figures.overlay(one.mean_image, one.mean_relu), key=f"gradcam/{finding}")
     tracking.log_arrays(classmaps.arrays(maps), "maps.npz")
     tracking.log_frame(classmaps.summary(maps), "class_maps")
-    mlflow.log_metrics({f"explain/zero_maps/{name}": float(one.zero_maps) for name, one in maps.items()})
+    subject.measured.update({f"explain/zero_maps/{name}": float(one.zero_maps) for name, one in maps.items()})
     scope = f"{subject.scope} Mean over all test positives at {subject.layer}, ReLU per image."
     by_auroc = sorted(maps, key=lambda name: -np.nan_to_num(subject.auroc[name], nan=-1.0))
     carried = [name for name in by_auroc if name in subject.carried]

@@ -22,10 +22,10 @@ def log(subject: Explained, regions: Sequence[str], *, most: int) -> pd.DataFram
     start = time.perf_counter()
     masked = shortcuts.masked_logits(subject.network, subject.store, rows, regions, fill, device=subject.device)
     a_pass = (time.perf_counter() - start) / max(len(rows) * len(regions), 1)
-    mlflow.log_metric("explain/seconds/forward", a_pass * (len(subject.test) + subject.val_images))
+    subject.measured["explain/seconds/forward"] = a_pass * (len(subject.test) + subject.val_images)
     effects = shortcuts.effects(test, masked)
     tracking.log_frame(effects.set_index("finding"), "masking")
-    mlflow.log_metrics(shortcuts.flat(effects))
+    subject.measured.update(shortcuts.flat(effects))
     shown = effects[effects["region"].isin(SHOWN)]
     if shown["drop"].notna().any():
         subtitle = (

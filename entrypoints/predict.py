@@ -1,8 +1,8 @@
 """Predict: a registered model and image files -> a table of probabilities; broken files are rows with a reason."""
 
 import json
-import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,9 @@ from entrypoints.door import enter
 from entrypoints.kinds import Device
 
 if TYPE_CHECKING:
-    import torch
     from mlflow.entities.model_registry import ModelVersion
-    from torchvision.models import ResNet
 
-    from cxr.prediction import Batch, Meaning
+    from cxr.prediction import Meaning
 
 THRESHOLDS = ("none", "youden", "sensitivity_90", "specificity_90")
 
@@ -72,15 +70,15 @@ def main(
     import mlflow
 
     from cxr import device as devices
-    from cxr import prediction, registry, serving, tracking
+    from cxr import overlays, prediction, registry, serving, tracking
 
     tracking.connect()
-    table = Path(output).absolute()
-    maps = table.with_name(f"{table.stem}_maps")
+    table, source = Path(output).absolute(), Path(input).absolute()
     writer = prediction.Output(table, overwrite=overwrite)
-    if explain and maps.exists() and not overwrite:
-        raise InputError(f"explain=true: {maps} is there already; overwrite=true replaces it.")
-    folder, names = prediction.find(Path(input).absolute(), leave_out=maps)
+    of_its_own = source.is_relative_to(overlays.folder_of(table))  # who points at overlays means them
+    folder, names = prediction.find(source, leave_out=() if of_its_own else overlays.left_by(table))
+    inputs = (folder / name for name in names)
+    pictures = overlays.Overlays(table, overwrite=overwrite, inputs=inputs) if explain else None
     version = registry.resolve(model)
     meaning = _meaning(version, model, calibrated=calibrated, threshold=threshold)
     where = devices.choose(device)
@@ -89,14 +87,12 @@ def main(
     stage = tracking.Stage(name="predict", config=config, data_digest="")
     with tracking.run(stage, title=f"predict {version.name} {version.version}", adopt=True) as run_id:
         mlflow.set_tags({"registered_model": version.name, "version": str(version.version)})
-        if explain and maps.exists():
-            shutil.rmtree(maps)
         start, done, broken = time.perf_counter(), 0, 0
-        with writer:
+        with writer, pictures or nullcontext():
             for batch in prediction.predict(network, folder, names, size=spec.image_size, device=where):
                 writer.add(prediction.table(batch, meaning))
-                if explain:
-                    _explain(network, batch, meaning, maps, where, first=done)
+                if pictures:
+                    pictures.add(network, batch, meaning.learned, where, first=done)
                 done += len(batch.names)
                 broken += sum(map(bool, batch.reasons))
                 click.echo(f"\rpredict: {done:,} of {len(names):,} files", err=True, nl=done == len(names))
@@ -105,7 +101,7 @@ def main(
                             "predict/images_per_second": done / seconds})  # fmt: skip
         line = f"models:/{version.name}/{version.version} on {done:,} files, {broken:,} of them broken"
         tracking.describe_run(f"{line}. Names and rows are not on this server. Not a medical device.")
-    kept = f"; maps in {maps}" if explain else ""
+    kept = f"; maps in {pictures.folder}" if pictures else ""
     click.echo(f"predict: {line}, {done / seconds:.0f} a second: {table}{kept}; run {run_id}")
 
 
@@ -124,42 +120,13 @@ def _meaning(version: "ModelVersion", model: str, *, calibrated: bool, threshold
     maps = recalibration.from_dict(stored("recalibration", "calibrated=true")) if calibrated else None
     if maps is not None and maps["platt_slope"].isna().all():
         raise InputError(f"calibrated=true: {model} has a map for no class: too few patients in validation.")
+    if maps is not None and (bare := list(maps.index[maps["platt_slope"].isna()])):
+        click.echo(f"predict: calibrated=true has no map for {', '.join(bare)}: not calibrated.", err=True)
     chosen = thresholds.from_dict(stored("thresholds", f"threshold={threshold}")) if threshold != "none" else None
     return Meaning(
         learned=version.tags["classes"].split("|") if version.tags.get("classes") else CLASSES,
         maps=maps, thresholds=None if chosen is None else chosen[threshold],
     )  # fmt: skip
-
-
-def _explain(
-    network: "ResNet", batch: "Batch", meaning: "Meaning", folder: Path, where: "torch.device", *, first: int
-) -> None:
-    """An overlay for each good file, `<row of the table>_<its name>.<Finding>.png`, of its highest finding.
-
-    `first` is the batch's first row. The row makes names differ; of a long name the beginning is kept.
-    """
-    import numpy as np
-    import torch
-    from torch.nn import functional
-
-    from cxr.data.augment import normalise
-    from cxr.explain import gradcam
-    from cxr.figures.pictures import Tile, write
-    from cxr.findings import CLASSES, FINDINGS
-
-    good = [row for row, reason in enumerate(batch.reasons) if not reason]
-    if not good:
-        return
-    known = [number for number, name in enumerate(CLASSES) if name in FINDINGS and name in meaning.learned]
-    highest = torch.tensor([known[int(np.argmax(batch.logits[row, known]))] for row in good])
-    images = normalise(torch.from_numpy(batch.pixels[good]).to(where))
-    maps = gradcam.maps_of(network, gradcam.default_layer(images.shape[-1]), images, highest).relu()  # [n, h, w]
-    large = functional.interpolate(maps[:, None], size=images.shape[-2:], mode="bilinear", align_corners=False)
-    folder.mkdir(exist_ok=True)
-    for place, row in enumerate(good):
-        finding, name = CLASSES[highest[place]], Path(batch.names[row]).stem[:50]
-        path = folder / f"{first + row + 1:06}_{name}.{finding}.png"
-        write(path, Tile(batch.pixels[row], large[place, 0].numpy(), finding, batch.names[row]))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class _Sample:
 
     def __init__(self, subject: Explained, chosen: pd.DataFrame) -> None:
         self.network, self.layer, self.pairs = subject.network, subject.layer, chosen
+        self.measured = subject.measured
         self.pixels = subject.store.pixels[subject.store.rows_of(chosen["image"].tolist())]
         self.targets = torch.tensor(chosen["output"].to_numpy())
         self.scope = (
@@ -101,7 +102,7 @@ def log(subject: Explained, wanted: pd.DataFrame, effort: Effort) -> Stressed:
 def _randomisation(sample: _Sample, seed: int) -> str:
     table = sample.named(randomisation.cascade(*sample.given, seed=seed))
     by_depth = summary(table, ["depth"])
-    _log_summary(by_depth, "randomisation", "depth")
+    _log_summary(sample, by_depth, "randomisation", "depth")
     flags = randomisation.unchanged(table, ["finding"])
     tracking.log_frame(flags.set_index("finding"), "randomisation_by_finding")
     wide = _wide(by_depth, "depth")
@@ -123,7 +124,7 @@ def _randomisation(sample: _Sample, seed: int) -> str:
 def _perturbations(sample: _Sample, seed: int) -> str:
     table = sample.named(perturbation.perturb(*sample.given, seed=seed))
     found = summary(table, ["perturbation"])
-    _log_summary(found, "perturbation", "perturbation")
+    _log_summary(sample, found, "perturbation", "perturbation")
     change = table.assign(change=table["probability_change"].abs()).groupby("perturbation", sort=False)["change"]
     wide = _wide(found, "perturbation").assign(probability_change=change.mean())
     title = "Small disturbances of the image: does the map stay where the prediction does?"
@@ -148,7 +149,7 @@ def _captum(sample: _Sample, seed: int, samples: int) -> str:
     ).set_index("measure")
     if found["mean"].isna().all():
         return "captum's measures: undefined, all maps are zero."
-    mlflow.log_metrics({f"explain/{name}": float(value) for name, value in found["mean"].dropna().items()})
+    sample.measured.update({f"explain/{name}": float(value) for name, value in found["mean"].dropna().items()})
     gained = found.reset_index().to_dict("records")[1]
     return (
         f"captum: sensitivity_max {_two(found['mean'].loc['sensitivity_max'])} in the mean; infidelity below that "
@@ -163,7 +164,7 @@ def _consistency(sample: _Sample, subject: Explained) -> str:
     networks = {"this model": subject.network} | dict(subject.others)
     table = sample.named(consistency.between(networks, *sample.given[1:]))
     found = summary(table, ["other"])
-    _log_summary(found, "consistency", "other")
+    _log_summary(sample, found, "consistency", "other")
     wide = _wide(found, "other")
     title = "The same images, other checkpoints and seeds: does the map stay?"
     mlflow.log_figure(figures.similarities(wide, title=title, subtitle=sample.scope), "consistency.png")
@@ -177,7 +178,7 @@ def _consistency(sample: _Sample, subject: Explained) -> str:
 def _attack(sample: _Sample, seed: int, steps: int, thresholds: np.ndarray) -> str:
     table = sample.named(adversarial.attack(*sample.given, steps=steps, seed=seed, thresholds=thresholds))
     found = summary(table, ["kind"], (*MEASURES, "moved"))
-    _log_summary(found, "attack", "kind")
+    _log_summary(sample, found, "attack", "kind")
     tracking.log_frame(table.set_index("image"), "attack_pairs")
     wide = _wide(found, "kind")
     own = table[table["kind"] == "attack"]
@@ -186,7 +187,7 @@ def _attack(sample: _Sample, seed: int, steps: int, thresholds: np.ndarray) -> s
     if own.empty:
         return "Attack: no map to move, all are zero."
     moved = (own["probability_change"] != 0).mean()  # else the original was taken
-    mlflow.log_metrics({"explain/attack/wiped_out": float(wiped), "explain/attack/found": float(moved)})
+    sample.measured.update({"explain/attack/wiped_out": float(wiped), "explain/attack/found": float(moved)})
     return (
         f"Attacked by changes of at most {adversarial.EPS} grey levels that keep the prediction (found for "
         f"{moved:.0%} of {len(own)} maps): rank correlation with the map before "
@@ -210,7 +211,7 @@ def _faithfulness(sample: _Sample, seed: int, shares: int) -> str:
     for row in found.to_dict("records"):
         told[row["measure"]] = f"{row['mean']:.3f}{_ends(row, '.3f')}"
         if not np.isnan(row["mean"]):
-            mlflow.log_metric(f"explain/faithfulness/{row['measure']}", row["mean"])
+            sample.measured[f"explain/faithfulness/{row['measure']}"] = row["mean"]
     if curves["deletion"].notna().any():
         mlflow.log_figure(figures.faithfulness(curves, subtitle=sample.scope, gains=found), "faithfulness.png")
     if table["deletion"].isna().all():
@@ -225,13 +226,13 @@ def _faithfulness(sample: _Sample, seed: int, shares: int) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def _log_summary(table: pd.DataFrame, name: str, by: str) -> None:
+def _log_summary(sample: _Sample, table: pd.DataFrame, name: str, by: str) -> None:
     """A summary as a table, its means as `explain/<name>/<measure>/<group>`."""
     tracking.log_frame(table.set_index(by), name)
     values = {
         f"explain/{name}/{row['measure']}/{_plain(row[by])}": row["mean"] for row in table.to_dict("records")
     }
-    mlflow.log_metrics({key: float(value) for key, value in values.items() if not np.isnan(value)})
+    sample.measured.update({key: float(value) for key, value in values.items() if not np.isnan(value)})
 
 
 def _wide(table: pd.DataFrame, by: str) -> pd.DataFrame:

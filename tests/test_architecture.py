@@ -36,6 +36,7 @@ LAYERS = {
     "cxr.delivery": BASE | {"cxr.checkpoint", "cxr.training.logbook"},
     "cxr.registry": BASE | {"cxr.evaluation.promotion"},
     "cxr.prediction": DATA | {"cxr.evaluation"},
+    "cxr.overlays": DATA | {"cxr.explain", "cxr.figures", "cxr.prediction"},
     "cxr.serving": DATA | {"cxr.model"},
     "cxr.pyfunc_model": {"cxr.serving"},
     "cxr.benchmarks": DATA | {f"cxr.{name}" for name in (*TRAINING, "explain", "training")},

@@ -31,8 +31,10 @@ def folder(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, (20, 30)).astype(np.uint8)).save(path)
     write_dicom(place / "a.dcm")
     write_dicom(place / "IM0001")
+    write_dicom(place / "1.2.840.10008.17")
     (place / "1" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (place / "notes.doc").write_text("no image")
+    (place / "archive.7").write_text("no DICOM")
     (place / "README").write_text("no DICOM")
     return place
 
@@ -41,7 +43,7 @@ def test_every_file_is_a_row_with_the_networks_own_numbers(folder: Path) -> None
     network = build("resnet18", seed=0).eval()
     where, names = prediction.find(folder)
     assert where == folder
-    assert len(names) == 143
+    assert len(names) == 144
     assert names == sorted(names)
     batches = list(prediction.predict(network, where, names, size=64, device=CPU))
     assert [name for batch in batches for name in batch.names] == names
@@ -154,12 +156,13 @@ def test_what_is_interrupted_leaves_the_table_that_was_there(tmp_path: Path, nam
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("there.csv", "it is there already; overwrite=true"), ("no/out.csv", "there is no folder"),
-     ("out.xlsx", r"ends in \.csv or \.parquet")],
+     ("folder.csv", "a folder of that name"), ("out.xlsx", r"ends in \.csv or \.parquet")],
 )  # fmt: skip
 def test_an_output_that_cannot_be_is_refused(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "there.csv").write_text("")
+    (tmp_path / "folder.csv").mkdir()
     with pytest.raises(InputError, match=reason):
-        Output(tmp_path / name, overwrite=False)
+        Output(tmp_path / name, overwrite=name == "folder.csv")
 
 
 def test_a_full_disk_is_said_by_name() -> None:

@@ -2,6 +2,8 @@
 
 import io
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGLosslessSV1, generate_uid
 
 from cxr.data import dicom, image
 from cxr.errors import InputError
@@ -78,6 +80,9 @@ def test_one_value_everywhere_is_black(tmp_path: Path) -> None:
         ({"PhotometricInterpretation": "RGB"}, "RGB pixels; expected grey ones"),
         ({"NumberOfFrames": 2}, "2 frames; expected one image"),
         ({"Rows": 60_000, "Columns": 60_000}, "at most 64,000,000 are read"),
+        ({"SamplesPerPixel": 3}, "SamplesPerPixel is 3; expected 1"),
+        ({"BitsAllocated": 1}, "BitsAllocated is 1; expected 8 or 16 or 32"),
+        ({"RescaleSlope": "1e308", "RescaleIntercept": "1e308"}, "the pixels run from .* to inf"),
         ({"PixelData": RAMP.tobytes()[:100]}, "cannot be decoded"),
         ({"BitsAllocated": None}, "cannot be decoded"),
     ],
@@ -98,6 +103,25 @@ def test_a_compressed_file_without_its_decoder_says_so(tmp_path: Path) -> None:
     file.save_as(path)
     with pytest.raises(InputError, match="cannot be decoded"):
         dicom.read(path, 64)
+
+
+def test_a_deflated_body_is_refused_before_it_is_inflated(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.dcm")
+    file = pydicom.dcmread(path)
+    file.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    file.save_as(path)
+    assert path.stat().st_size < 2_000  # it is deflated
+    with pytest.raises(InputError, match="deflated DICOM is not read"):
+        dicom.read(path, 64)
+
+
+def test_threads_read_what_bends_the_standard_without_a_word(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.dcm", PixelData=RAMP.astype("<u2").tobytes() + bytes(100))  # more than its size
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: dicom.read(path, 64).pixels, range(40)))
+    assert all((one == found[0]).all() for one in found)
+    assert [one for one in warnings.filters if "pydicom" not in str(one[3])] == before
 
 
 def test_a_file_is_known_by_its_magic(tmp_path: Path) -> None:

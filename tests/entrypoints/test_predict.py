@@ -137,6 +137,19 @@ def test_odd_names_cost_no_row_and_overlays_are_no_input(call: Callable[..., Any
     assert done.code == 1
 
 
+def test_x_rays_in_a_folder_named_as_that_of_the_overlays_stay_and_are_read(
+    call: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "ward_maps").mkdir()
+    Image.new("L", (40, 40), 9).save(tmp_path / "ward_maps" / "jane.png")
+    Image.new("L", (40, 40), 9).save(tmp_path / "joe.png")
+    given: dict[str, object] = {"model": MODEL, "input": tmp_path, "output": tmp_path / "ward.csv"}
+    done = call("predict", **given, explain="true", overwrite="true")
+    assert (done.code, "jane.png in it is no overlay" in " ".join(done.err.split())) == (1, True)
+    assert call("predict", **given).code == 0
+    assert pd.read_csv(tmp_path / "ward.csv")["image"].tolist() == ["joe.png", "ward_maps/jane.png"]
+
+
 def test_a_signal_in_its_midst_leaves_no_half_table(tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()

@@ -39,7 +39,8 @@ def test_no_service_but_the_proxy_is_reached_from_outside_and_no_secret_is_in_th
 
 
 def test_a_stage_has_the_time_for_its_last_checkpoint() -> None:
-    assert COMPOSE["services"]["stages"]["stop_grace_period"] == "60s"  # README: 25 s at most
+    stages = COMPOSE["services"]["stages"]
+    assert (stages["stop_grace_period"], stages["stop_signal"]) == ("60s", "SIGINT")  # README: 25 s at most
 
 
 def test_the_images_have_the_projects_mlflow() -> None:
@@ -59,6 +60,8 @@ def test_neither_image_runs_as_root() -> None:
 
 
 def test_scripts_are_executable_and_whole() -> None:
-    for name in ("serve-tracking", "backup", "restore"):
+    for name in ("serve-tracking", "backup", "restore", "account"):
         assert (DOCKER / name).stat().st_mode & 0o111 == 0o111, name
+        if (DOCKER / name).read_text().startswith("#!/usr/bin/env python"):
+            continue  # the suite's stack calls it
         assert subprocess.run(["sh", "-n", str(DOCKER / name)], check=False).returncode == 0, name

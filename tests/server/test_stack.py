@@ -103,9 +103,11 @@ def test_stages_call_in_batches(chain: subprocess.CompletedProcess[str], running
         calls = running.calls(run.info.start_time / 1e3, run.info.end_time / 1e3)
         artifacts = [what for _, what in calls if "/mlflow-artifacts/" in what]
         numbers = [what for _, what in calls if re.search("/log-(metric|batch)", what)]
+        # MLflow marks a run for each image, in its own time: in one call or in as many as there are images
+        marks = sum(what.endswith(".png") and "/artifacts/images/" in what for what in artifacts)
         # the evaluate stage has some six hundred metrics
-        assert len(numbers) <= 12, (run.data.tags["stage"], numbers)
-        assert len(calls) - len(artifacts) <= 60, (run.data.tags["stage"], [what for _, what in calls])
+        assert len(numbers) <= 12 + marks, (run.data.tags["stage"], numbers)
+        assert len(calls) - len(artifacts) <= 60 + marks, (run.data.tags["stage"], [what for _, what in calls])
 
 
 def test_two_clients_log_twenty_runs_each_at_once(running: Stack, ann: dict[str, str]) -> None:
@@ -272,16 +274,19 @@ def test_kill_9_of_server_and_database_loses_nothing_that_was_acknowledged(runni
 
 
 def snapshot(client: mlflow.MlflowClient, running: Stack) -> dict[str, Any]:
-    """All that people have on the server, through its own interface; artifacts by digest."""
+    """All that people have on the server: through its interface, and every table of its databases by digest."""
     seen: dict[str, Any] = {}
+    for database in ("mlflow", "mlflow_auth"):
+        names = running.sql(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'").split()
+        assert {"mlflow": "metrics", "mlflow_auth": "users"}[database] in names
+        for name in names:  # every metric's whole history among them
+            whole = f"SELECT count(*), md5(string_agg(t::text, chr(10) ORDER BY t::text)) FROM {name} t"
+            seen[f"table {database}.{name}"] = running.sql(database, whole)
     for experiment in client.search_experiments():
         seen[f"experiment {experiment.experiment_id}"] = (experiment.name, dict(experiment.tags))
         for run in client.search_runs([experiment.experiment_id], max_results=1000):
-            # the whole history of some metrics: a call each
-            histories = [client.get_metric_history(run.info.run_id, key) for key in list(run.data.metrics)[:3]]
-            history = [(m.key, m.step, m.timestamp, m.value) for one in histories for m in one]
             data = {**run.to_dictionary()["data"], "inputs": None}
-            seen[f"run {run.info.run_id}"] = (run.to_dictionary()["info"], data, history)
+            seen[f"run {run.info.run_id}"] = (run.to_dictionary()["info"], data)
     for model in client.search_registered_models():
         seen[f"model {model.name}"] = (dict(model.aliases), dict(model.tags), model.description)
         for version in client.search_model_versions(f"name='{model.name}'"):
@@ -318,7 +323,7 @@ def test_a_back_up_brings_everything_back(
 ) -> None:
     client = mlflow.MlflowClient()
     before, artifacts = snapshot(client, running), files(running.artifacts)
-    assert len(before) > 10
+    assert int(before["table mlflow.metrics"].partition("|")[0]) > 1000
     assert any(name.endswith("weights.safetensors") for name in artifacts)
     made = running.tool_run("backup", str(tmp_path))
     assert made.returncode == 0, made.stderr
