@@ -1,5 +1,6 @@
 """Predict as a person calls it, on a version that the whole chain has made."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,11 +13,13 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 from PIL import Image
 
 from cxr import tracking
 from cxr.evaluation import recalibration
 from cxr.findings import CLASSES, FINDINGS
+from entrypoints.predict import _meaning
 from tests.data.test_dicom import write as write_dicom
 from tests.waiting import wait_until
 
@@ -108,6 +111,15 @@ def test_what_cannot_be_is_one_message(
     assert reason in " ".join(done.err.split())
     assert "Traceback" not in done.err
     assert not (tmp_path / "predictions.csv").exists()
+
+
+def test_classes_without_a_map_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    none = dict.fromkeys(recalibration.COLUMNS) | {"positive_patients": 3, "note": "too few"}
+    maps = {"Edema": none | {"platt_slope": 0.5, "platt_intercept": 0.0}, "Hernia": none, "Mass": none}
+    tagged = [ModelVersionTag("recalibration", json.dumps(maps))]
+    meaning = _meaning(ModelVersion("m", "1", 0, tags=tagged), MODEL, calibrated=True, threshold="none")
+    assert meaning.maps is not None
+    assert "no map for Hernia, Mass: not calibrated" in capsys.readouterr().err
 
 
 def test_a_table_that_is_there_stays_unless_told(call: Callable[..., Any], tmp_path: Path) -> None:

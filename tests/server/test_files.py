@@ -62,6 +62,5 @@ def test_neither_image_runs_as_root() -> None:
 def test_scripts_are_executable_and_whole() -> None:
     for name in ("serve-tracking", "backup", "restore", "account"):
         assert (DOCKER / name).stat().st_mode & 0o111 == 0o111, name
-        if (DOCKER / name).read_text().startswith("#!/usr/bin/env python"):
-            continue  # the suite's stack calls it
+    for name in ("serve-tracking", "backup", "restore"):  # `account` is Python, and the suite's stack calls it
         assert subprocess.run(["sh", "-n", str(DOCKER / name)], check=False).returncode == 0, name
